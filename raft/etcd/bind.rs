@@ -1,0 +1,164 @@
+//! The listeners that clients connect to.
+//!
+//! Keeps true: a connection is encrypted, unless it is to a loopback `http` URL; dead clients are found by HTTP/2
+//! keep-alives; open streams end when the member stops.
+
+use super::{Member, pb};
+use crate::{
+    flags::Config,
+    run::{self, Error},
+};
+use futures::stream::SelectAll;
+use serve::Tls;
+use std::{io, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Server, server::Connected};
+
+/// How often clients are pinged, and how long they may take to answer: a client on a busy machine is not dead.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(5));
+/// How long a client may take for its TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Bytes that a message may have besides the request that is limited, as in etcd.
+const OVERHEAD: usize = 512 << 10;
+/// Pause after a failed accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Listeners, bound.
+pub(crate) struct Listeners {
+    listeners: Vec<(TcpListener, Option<Arc<Tls>>)>,
+}
+
+/// Binds the client URLs.
+pub(crate) async fn bind(config: &Config) -> Result<Listeners, Error> {
+    let tls = config.client_tls.clone().map(Tls::server).transpose()?;
+    let mut listeners = Vec::new();
+    for url in &config.flags.listen_client_urls {
+        let tls = tls.clone().filter(|_| url.starts_with("https://"));
+        listeners.push((run::bind(url).await?, tls));
+    }
+    Ok(Listeners { listeners })
+}
+
+impl Listeners {
+    /// Serves until stopped.
+    pub(crate) async fn serve(self, member: Arc<Member>, stop: CancellationToken) -> Result<(), Error> {
+        let mut tasks = tokio::task::JoinSet::new();
+        let mut incoming = SelectAll::new();
+        for (listener, tls) in self.listeners {
+            let (connections, accepted) = mpsc::channel(64);
+            tasks.spawn(accept(listener, tls, connections));
+            incoming.push(ReceiverStream::new(accepted));
+        }
+        let limit = member.config.flags.max_request_bytes + OVERHEAD;
+        let kv = pb::kv_server::KvServer::from_arc(member.clone()).max_decoding_message_size(limit);
+        let routes = tonic::service::Routes::new(kv)
+            .add_service(pb::watch_server::WatchServer::from_arc(member.clone()))
+            .add_service(pb::lease_server::LeaseServer::from_arc(member.clone()))
+            .add_service(pb::cluster_server::ClusterServer::from_arc(member.clone()))
+            .add_service(pb::maintenance_server::MaintenanceServer::from_arc(member.clone()))
+            .add_service(pb::health::health_server::HealthServer::from_arc(member.clone()));
+        let served = Server::builder()
+            .http2_keepalive_interval(Some(KEEP_ALIVE.0))
+            .http2_keepalive_timeout(Some(KEEP_ALIVE.1))
+            .initial_connection_window_size(8 << 20)
+            .initial_stream_window_size(2 << 20)
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(incoming.map(io::Result::Ok), stop.cancelled_owned());
+        tokio::select! {
+            served = served => served.map_err(|error| Error::Stopped(error.to_string())),
+            () = measure(&member) => Ok(()),
+        }
+    }
+}
+
+async fn measure(member: &Member) {
+    loop {
+        member.measure();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn accept(listener: TcpListener, tls: Option<Arc<Tls>>, connections: mpsc::Sender<Connection>) {
+    let mut handshakes = tokio::task::JoinSet::new();
+    loop {
+        while handshakes.try_join_next().is_some() {}
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (tls, connections) = (tls.clone(), connections.clone());
+                handshakes.spawn(async move {
+                    match tokio::time::timeout(HANDSHAKE, open(stream, tls)).await {
+                        // Not taken: the member is stopping.
+                        Ok(Ok(connection)) => drop(connections.send(connection).await),
+                        Ok(Err(error)) => tracing::debug!(%error, "a client's TLS handshake failed"),
+                        Err(_) => tracing::debug!("a client's TLS handshake timed out"),
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a client's connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn open(stream: TcpStream, tls: Option<Arc<Tls>>) -> io::Result<Connection> {
+    stream.set_nodelay(true)?;
+    Ok(match tls {
+        None => Connection(Box::new(stream)),
+        Some(tls) => {
+            Connection(Box::new(tokio_rustls::TlsAcceptor::from(tls.current()).accept(stream).await?))
+        }
+    })
+}
+
+trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
+
+/// A client's connection, encrypted or not.
+struct Connection(Box<dyn Bytes>);
+
+impl Connected for Connection {
+    type ConnectInfo = ();
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<io::Result<usize>> {
+        std::pin::Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,31 @@
+//! gRPC's health service: serving while there is a leader.
+
+use super::{
+    Member,
+    pb::health::{
+        HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server::Health,
+    },
+};
+use futures::{StreamExt, stream::BoxStream};
+use tokio_stream::wrappers::WatchStream;
+use tonic::{Request, Response, Status};
+
+fn answer(leader: Option<u64>) -> HealthCheckResponse {
+    let status = if leader.is_some() { ServingStatus::Serving } else { ServingStatus::NotServing };
+    HealthCheckResponse { status: status.into() }
+}
+
+#[tonic::async_trait]
+impl Health for Member {
+    type WatchStream = BoxStream<'static, Result<HealthCheckResponse, Status>>;
+
+    async fn check(&self, _: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        Ok(Response::new(answer(self.node.leader())))
+    }
+
+    async fn watch(&self, _: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let changes = WatchStream::new(self.node.leadership()).map(|leader| Ok(answer(leader)));
+        let stop = self.stop.clone();
+        Ok(Response::new(changes.take_until(async move { stop.cancelled().await }).boxed()))
+    }
+}

@@ -1,0 +1,35 @@
+//! One member of the store as a program of its own, for trying it out: `cargo run -p raft --example store -- --name m1 …`.
+
+use clap::Parser;
+use tokio_util::sync::CancellationToken;
+
+#[derive(Parser)]
+struct Command {
+    #[command(flatten)]
+    flags: raft::Flags,
+}
+
+#[tokio::main]
+async fn main() -> Result<(), raft::Error> {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
+    // Set before anything else uses TLS; a second provider would be a bug here.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let flags = Command::parse().flags;
+    let stop = CancellationToken::new();
+    let asked = stop.clone();
+    tokio::spawn(async move {
+        let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+            .expect("signals can be listened for");
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        asked.cancel();
+    });
+    raft::run(flags, stop)
+        .await
+        .inspect_err(|error| eprintln!("{error}: {:?}", std::error::Error::source(error)))
+}

@@ -1,0 +1,207 @@
+//! Which keys there are, and at which revisions they changed: in memory, over values on disk.
+//!
+//! Keeps true: for every revision from the compacted one on, a lookup finds exactly the keys that were alive then;
+//! compaction removes the same revisions on every member, because it is a pure function of the changes and the
+//! compacted revision. Values are left to the disk.
+
+use crate::{
+    command::KeyValue,
+    revision::{KeyRange, Revision},
+};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+
+/// All keys with their history.
+#[derive(Default)]
+pub(crate) struct Index {
+    keys: BTreeMap<Bytes, History>,
+}
+
+/// What a key is now.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Live {
+    /// The revision that created it.
+    pub(crate) create: i64,
+    /// The revision that wrote it last.
+    pub(crate) modified: Revision,
+    /// Writes since it was created.
+    pub(crate) version: i64,
+    /// Its lease, or 0.
+    pub(crate) lease: i64,
+}
+
+#[derive(Default)]
+struct History {
+    /// In order; never empty while the key is in the index.
+    points: Vec<Point>,
+    live: Option<Live>,
+}
+
+#[derive(Clone, Copy)]
+struct Point {
+    at: Revision,
+    deletion: bool,
+}
+
+impl History {
+    /// The last change that a reader at `main` sees, if it left the key alive.
+    fn at(&self, main: i64) -> Option<Revision> {
+        let seen = self.points.partition_point(|point| point.at.main <= main);
+        self.points[..seen].last().filter(|point| !point.deletion).map(|point| point.at)
+    }
+
+    /// The state of the key just before a change.
+    fn before(&self, revision: Revision) -> Option<Revision> {
+        let earlier = self.points.partition_point(|point| point.at < revision);
+        self.points[..earlier].last().filter(|point| !point.deletion).map(|point| point.at)
+    }
+
+    fn push(&mut self, at: Revision, live: Option<Live>) {
+        self.points.push(Point { at, deletion: live.is_none() });
+        self.live = live;
+    }
+
+    /// Drops what no reader at or after `main` can see; a deletion made exactly at `main` stays, for a watch may
+    /// still begin there.
+    fn compact(&mut self, main: i64, removed: &mut Vec<Revision>) {
+        let superseded = self.points.partition_point(|point| point.at.main <= main).saturating_sub(1);
+        removed.extend(self.points.drain(..superseded).map(|point| point.at));
+        if self.points.first().is_some_and(|point| point.deletion && point.at.main < main) {
+            removed.push(self.points.remove(0).at);
+        }
+    }
+}
+
+impl Index {
+    /// What a key is now, if it is alive.
+    pub(crate) fn live(&self, key: &[u8]) -> Option<Live> {
+        self.keys.get(key)?.live
+    }
+
+    /// Where the key's value of just before a change lies, if it was alive and is not compacted.
+    pub(crate) fn before(&self, key: &[u8], revision: Revision) -> Option<Revision> {
+        self.keys.get(key)?.before(revision)
+    }
+
+    /// Whether a revision of a key is still known: what is not is garbage on disk.
+    pub(crate) fn knows(&self, key: &[u8], revision: Revision) -> bool {
+        self.keys
+            .get(key)
+            .is_some_and(|history| history.points.binary_search_by_key(&revision, |p| p.at).is_ok())
+    }
+
+    /// The keys alive at a revision, in order, with where their values lie.
+    pub(crate) fn range<'a>(
+        &'a self,
+        range: &'a KeyRange,
+        main: i64,
+    ) -> impl Iterator<Item = (&'a Bytes, Revision)> + 'a {
+        let found = range.bounds().map(|bounds| self.keys.range::<[u8], _>(bounds));
+        found.into_iter().flatten().filter_map(move |(key, history)| Some((key, history.at(main)?)))
+    }
+
+    /// The keys alive now, in order.
+    pub(crate) fn alive<'a>(&'a self, range: &'a KeyRange) -> impl Iterator<Item = (&'a Bytes, Live)> + 'a {
+        let found = range.bounds().map(|bounds| self.keys.range::<[u8], _>(bounds));
+        found.into_iter().flatten().filter_map(|(key, history)| Some((key, history.live?)))
+    }
+
+    /// Writes a key; returns what it is now.
+    pub(crate) fn put(&mut self, key: &Bytes, at: Revision, lease: i64) -> Live {
+        let history = self.keys.entry(key.clone()).or_default();
+        let live = match history.live {
+            Some(old) => Live { modified: at, version: old.version + 1, lease, ..old },
+            None => Live { create: at.main, modified: at, version: 1, lease },
+        };
+        history.push(at, Some(live));
+        live
+    }
+
+    /// Deletes a key that is alive; returns what it was.
+    pub(crate) fn delete(&mut self, key: &[u8], at: Revision) -> Option<Live> {
+        let history = self.keys.get_mut(key)?;
+        let old = history.live?;
+        history.push(at, None);
+        Some(old)
+    }
+
+    /// Takes a record back from disk; records come in the order of their revisions.
+    pub(crate) fn restore(&mut self, at: Revision, record: &KeyValue) {
+        let live = (!record.is_deletion()).then_some(Live {
+            create: record.create,
+            modified: at,
+            version: record.version,
+            lease: record.lease,
+        });
+        self.keys.entry(record.key.clone()).or_default().push(at, live);
+    }
+
+    /// Forgets what no reader at or after `main` can see; returns the revisions to remove from disk, in order.
+    pub(crate) fn compact(&mut self, main: i64) -> Vec<Revision> {
+        let mut removed = Vec::new();
+        self.keys.retain(|_, history| {
+            history.compact(main, &mut removed);
+            !history.points.is_empty()
+        });
+        removed.sort_unstable();
+        removed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(main: i64) -> Revision {
+        Revision { main, sub: 0 }
+    }
+
+    fn sample() -> Index {
+        let mut index = Index::default();
+        let (a, b) = (Bytes::from_static(b"a"), Bytes::from_static(b"b"));
+        index.put(&a, at(2), 0);
+        index.put(&b, at(3), 0);
+        index.put(&a, at(4), 0);
+        index.delete(b"a", at(5));
+        index.put(&a, at(6), 9);
+        index
+    }
+
+    fn keys(index: &Index, main: i64) -> Vec<(Bytes, i64)> {
+        let all = KeyRange::new(&Bytes::from_static(b"\0"), &Bytes::from_static(b"\0"));
+        index.range(&all, main).map(|(key, at)| (key.clone(), at.main)).collect()
+    }
+
+    #[test]
+    fn history_is_seen_as_of_a_revision() {
+        let index = sample();
+        let check = |main: i64, expect: &[(&'static str, i64)]| {
+            let expect: Vec<_> = expect.iter().map(|&(key, at)| (Bytes::from(key), at)).collect();
+            assert_eq!(keys(&index, main), expect, "at {main}");
+        };
+        check(1, &[]);
+        check(2, &[("a", 2)]);
+        check(4, &[("a", 4), ("b", 3)]);
+        check(5, &[("b", 3)]);
+        check(6, &[("a", 6), ("b", 3)]);
+        assert_eq!(index.live(b"a"), Some(Live { create: 6, modified: at(6), version: 1, lease: 9 }));
+        assert_eq!(index.before(b"a", at(6)), None);
+        assert_eq!(index.before(b"a", at(5)), Some(at(4)));
+    }
+
+    #[test]
+    fn compaction_keeps_what_readers_from_there_on_see() {
+        let check = |main: i64, expect: &[i64]| {
+            let mut index = sample();
+            let before = keys(&index, main);
+            let removed: Vec<_> = index.compact(main).into_iter().map(|r| r.main).collect();
+            assert_eq!(removed, expect, "at {main}");
+            assert_eq!(keys(&index, main), before);
+            assert_eq!(keys(&index, 6), [("a".into(), 6), ("b".into(), 3)]);
+        };
+        check(3, &[]);
+        check(4, &[2]);
+        check(5, &[2, 4]);
+        check(6, &[2, 4, 5]);
+    }
+}

@@ -1,0 +1,29 @@
+//! A replicated, revisioned key-value store that speaks the etcd v3 protocol. Knows bytes and revisions, never kinds.
+//!
+//! One member is [`run`] with etcd's [`Flags`]; clients in other crates use the stubs in [`etcd::pb`]. A request goes
+//! `etcd/` (the wire) → `node.rs` (find the leader) → `local.rs` (propose) → openraft over `log.rs` and `network/`
+//! → `machine.rs` (one thread, one atomic batch) → `mvcc.rs` (what it means, pure) → `watch.rs` (who hears of it).
+
+mod applier;
+mod codec;
+mod command;
+mod engine;
+pub mod etcd;
+mod flags;
+mod index;
+mod lease;
+mod local;
+mod log;
+mod machine;
+mod metrics;
+mod mvcc;
+mod network;
+mod node;
+mod revision;
+mod run;
+mod snapshot;
+mod types;
+mod watch;
+
+pub use flags::{FlagError, Flags};
+pub use run::{Error, run};

@@ -1,0 +1,183 @@
+//! What this member does itself, for its own clients and for its peers: the leader's part of every request.
+//!
+//! Keeps true: a refusal says whether anything was proposed; a lease is only renewed after a quorum has confirmed
+//! that this member still leads. Finding the leader and asking it is `node.rs`.
+
+use crate::{
+    command::Command,
+    lease::Deadlines,
+    machine::Machine,
+    network::{Info, Refusal, Reply, Request},
+    types::{Raft, TypeConfig},
+};
+use openraft::{
+    ReadPolicy,
+    errors::{ClientWriteError, RaftError},
+    raft::AppendEntriesResponse,
+};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// A member as `--initial-cluster` names it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct PeerConfig {
+    /// Its name.
+    pub(crate) name: String,
+    /// Where peers reach it.
+    pub(crate) urls: Vec<String>,
+}
+
+/// This member.
+pub(crate) struct Local {
+    /// Its number.
+    pub(crate) id: u64,
+    /// Its cluster's number.
+    pub(crate) cluster: u64,
+    /// All members, this one too.
+    pub(crate) peers: BTreeMap<u64, PeerConfig>,
+    /// The group.
+    pub(crate) raft: Raft,
+    /// The state.
+    pub(crate) machine: Arc<Machine>,
+    deadlines: Mutex<Deadlines>,
+    started: Instant,
+    /// Milliseconds since `started` at which the leader was last heard.
+    contact: AtomicU64,
+}
+
+impl Local {
+    pub(crate) fn new(
+        id: u64,
+        cluster: u64,
+        peers: BTreeMap<u64, PeerConfig>,
+        raft: Raft,
+        machine: Arc<Machine>,
+    ) -> Self {
+        Self {
+            id,
+            cluster,
+            peers,
+            raft,
+            machine,
+            deadlines: Mutex::default(),
+            started: Instant::now(),
+            contact: AtomicU64::new(0),
+        }
+    }
+
+    /// How long ago the leader was last heard; since the start if it never was.
+    pub(crate) fn silence(&self) -> Duration {
+        let heard = Duration::from_millis(self.contact.load(Ordering::Relaxed));
+        self.started.elapsed().saturating_sub(heard)
+    }
+
+    fn heard(&self) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.contact.store(now, Ordering::Relaxed);
+    }
+
+    /// The leader's clock over the leases.
+    pub(crate) fn deadlines(&self) -> MutexGuard<'_, Deadlines> {
+        self.deadlines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does what a peer asks.
+    pub(crate) async fn answer(&self, from: u64, request: Request) -> Reply {
+        match request {
+            Request::Append(append) => match self.raft.append_entries(append).await {
+                Ok(reply) => {
+                    if !matches!(reply, AppendEntriesResponse::HigherVote(_)) {
+                        self.heard();
+                    }
+                    Reply::Append(reply)
+                }
+                Err(error) => failed(&error),
+            },
+            Request::Vote(vote) => self.raft.vote(vote).await.map_or_else(|e| failed(&e), Reply::Vote),
+            Request::PreVote(vote) => self.raft.pre_vote(vote).await.map_or_else(|e| failed(&e), Reply::Vote),
+            Request::Transfer(transfer) => {
+                self.raft.handle_transfer_leader(transfer).await.map_or_else(|e| failed(&e), Reply::Transfer)
+            }
+            Request::Propose(command) => self.propose(command).await,
+            Request::ReadIndex => self.read_index().await.map_or_else(Reply::Refused, Reply::ReadIndex),
+            Request::KeepAlive(id) => self.keep_alive(id).await,
+            Request::TimeToLive(id) => self.time_to_live(id).await,
+            Request::Info => Reply::Info(self.info(from)),
+            _ => Reply::Refused(Refusal::Failed("unexpected request".into())),
+        }
+    }
+
+    fn info(&self, from: u64) -> Info {
+        let members = self.machine.members();
+        Info { known_instance: members.iter().find(|member| member.id == from).map(|member| member.instance) }
+    }
+
+    /// Proposes a command here, if this member leads.
+    pub(crate) async fn propose(&self, command: Command) -> Reply {
+        match self.raft.client_write(command).await {
+            Ok(written) => Reply::Proposed { index: written.log_id.index, outcome: written.data },
+            Err(error) => Reply::Refused(write_refusal(&error)),
+        }
+    }
+
+    /// The log entry that a linearizable read must see, confirmed by a quorum.
+    pub(crate) async fn read_index(&self) -> Result<u64, Refusal> {
+        match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+            Ok(linearizer) => Ok(linearizer.read_log_id().index()),
+            Err(RaftError::APIError(_)) => Err(Refusal::NotLeader),
+            Err(RaftError::Fatal(fatal)) => Err(Refusal::Failed(fatal.to_string())),
+        }
+    }
+
+    async fn confirm(&self) -> Result<(), Refusal> {
+        match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
+            Ok(_) if self.deadlines().leading() => Ok(()),
+            Ok(_) | Err(RaftError::APIError(_)) => Err(Refusal::NotLeader),
+            Err(RaftError::Fatal(fatal)) => Err(Refusal::Failed(fatal.to_string())),
+        }
+    }
+
+    /// Gives a lease its whole time again, if this member leads.
+    pub(crate) async fn keep_alive(&self, id: i64) -> Reply {
+        if let Err(refusal) = self.confirm().await {
+            return Reply::Refused(refusal);
+        }
+        let Some(granted) = self.machine.lease_ttl(id) else {
+            return Reply::Refused(Refusal::LeaseNotFound);
+        };
+        self.deadlines().renew(id, granted, Instant::now());
+        Reply::Lease { remaining: granted, granted }
+    }
+
+    /// How long a lease has left, if this member leads.
+    pub(crate) async fn time_to_live(&self, id: i64) -> Reply {
+        if let Err(refusal) = self.confirm().await {
+            return Reply::Refused(refusal);
+        }
+        let Some(granted) = self.machine.lease_ttl(id) else {
+            return Reply::Refused(Refusal::LeaseNotFound);
+        };
+        let remaining = self.deadlines().remaining(id, granted, Instant::now());
+        Reply::Lease { remaining, granted }
+    }
+}
+
+fn write_refusal(error: &RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Refusal {
+    match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => Refusal::NotLeader,
+        RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => Refusal::Unknown,
+        RaftError::APIError(other) => Refusal::Failed(other.to_string()),
+        // The group stopped: what was under way may still be in the log.
+        RaftError::Fatal(_) => Refusal::Unknown,
+    }
+}
+
+fn failed(error: &dyn std::fmt::Display) -> Reply {
+    Reply::Refused(Refusal::Failed(error.to_string()))
+}

@@ -1,0 +1,442 @@
+//! The state on disk and in memory, and the one thread that changes it.
+//!
+//! Keeps true: a batch of log entries, the number of the last of them and the revision are written in one atomic
+//! batch, so a restart repeats none and leaves none out; readers see a batch whole or not at all; watchers hear of
+//! a change after readers can see it. No fsync here: the log can repeat what a power cut takes. What commands mean
+//! is `mvcc.rs`; moving the state to another member is `snapshot.rs`.
+
+use crate::{
+    applier::{self, Applier},
+    codec,
+    command::{Fault, KeyValue, Member, Outcome, Range, RangeResult, Response},
+    engine::{Batch, Engine, View},
+    lease::Lease,
+    mvcc::{self, Change, Commit, Effects, State, Values},
+    revision::Revision,
+    snapshot::{self, SnapshotData},
+    types::{Entry, LogId, Membership, SnapshotMeta, TypeConfig},
+    watch::Hub,
+};
+use openraft::{EntryPayload, entry::RaftEntry, storage::ApplyResponder};
+use serde::{Deserialize, Serialize};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        mpsc::{self, Receiver, Sender},
+    },
+};
+use tokio::sync::watch;
+
+pub(crate) const KV: &str = "kv";
+pub(crate) const LEASE: &str = "lease";
+pub(crate) const MEMBER: &str = "member";
+pub(crate) const META: &str = "meta";
+pub(crate) const STATE: &[u8] = b"state";
+pub(crate) const INSTALLING: &[u8] = b"installing";
+const SNAPSHOT: &[u8] = b"snapshot";
+
+/// Records removed in one batch after a compaction, at most.
+const SCRUB: usize = 1000;
+/// Bytes of history read for a watcher that is behind.
+const HISTORY_BYTES: usize = 1 << 20;
+/// Values read while the lock is held; above, a view is taken instead.
+const INLINE: usize = 16;
+
+/// What is saved with every batch.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Saved {
+    /// The last log entry applied.
+    pub(crate) applied: Option<LogId>,
+    /// The members as of then.
+    pub(crate) membership: Membership,
+    /// The store's revision.
+    pub(crate) revision: i64,
+    /// The compacted revision.
+    pub(crate) compacted: i64,
+}
+
+/// The state, shared by everybody who reads it.
+pub(crate) struct Machine {
+    pub(crate) engine: Engine,
+    inner: RwLock<Inner>,
+    hub: Hub,
+    applied: watch::Sender<u64>,
+    /// Where snapshots of other members are received.
+    pub(crate) spool: PathBuf,
+    scrub: Sender<Vec<Revision>>,
+}
+
+struct Inner {
+    state: State,
+    saved: Saved,
+}
+
+/// Why history cannot be read.
+#[derive(Debug)]
+pub(crate) enum HistoryError {
+    /// It is compacted up to this revision.
+    Compacted(i64),
+    /// The disk fails.
+    Disk(io::Error),
+}
+
+impl From<io::Error> for HistoryError {
+    fn from(error: io::Error) -> Self {
+        Self::Disk(error)
+    }
+}
+
+/// Values on disk, as of now or of a view.
+struct Disk<'a>(&'a Engine);
+
+impl Values for Disk<'_> {
+    fn load(&self, revision: Revision) -> io::Result<Option<Arc<KeyValue>>> {
+        record(self.0.get(KV, &revision.to_bytes())?)
+    }
+}
+
+impl Values for View<'_> {
+    fn load(&self, revision: Revision) -> io::Result<Option<Arc<KeyValue>>> {
+        record(self.get(KV, &revision.to_bytes())?)
+    }
+}
+
+fn record(bytes: Option<Vec<u8>>) -> io::Result<Option<Arc<KeyValue>>> {
+    bytes.map(|bytes| codec::decode(&bytes).map(Arc::new)).transpose()
+}
+
+impl Machine {
+    /// Opens or makes the state under a folder and starts its threads.
+    pub(crate) fn open(folder: &Path) -> io::Result<(Arc<Self>, Applier)> {
+        let spool = folder.join("snap");
+        std::fs::create_dir_all(&spool)?;
+        let engine = Engine::open(&folder.join("state"), &[KV, LEASE, MEMBER, META], false)?;
+        snapshot::resume(&engine, &spool)?;
+        let (mut inner, _) = load(&engine)?;
+        let garbage = inner.state.index.compact(inner.state.compacted);
+        let (scrub, removed) = mpsc::channel();
+        let machine = Arc::new(Self {
+            hub: Hub::new(inner.state.revision),
+            applied: watch::Sender::new(inner.saved.applied.map_or(0, |id| id.index)),
+            engine: engine.clone(),
+            inner: RwLock::new(inner),
+            spool,
+            scrub,
+        });
+        std::thread::Builder::new().name("scrub".into()).spawn(move || scrub_loop(&engine, &removed))?;
+        machine.scrub(garbage);
+        let (jobs, queue) = mpsc::channel();
+        let thread = machine.clone();
+        std::thread::Builder::new().name("apply".into()).spawn(move || applier::job_loop(&thread, &queue))?;
+        Ok((machine.clone(), Applier::new(machine, jobs)))
+    }
+
+    fn scrub(&self, removed: Vec<Revision>) {
+        if !removed.is_empty() {
+            // The thread ends only with this struct.
+            let _ = self.scrub.send(removed);
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a reader would not have to wait now.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.inner.try_read().is_ok()
+    }
+
+    /// The newest changes.
+    pub(crate) fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    /// Follows the index of the last entry applied.
+    pub(crate) fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
+    }
+
+    /// The store's revision.
+    pub(crate) fn revision(&self) -> i64 {
+        self.hub.revision()
+    }
+
+    /// The compacted revision.
+    pub(crate) fn compacted(&self) -> i64 {
+        self.read().state.compacted
+    }
+
+    /// Answers a read, with the revision it was answered at.
+    pub(crate) fn range(&self, query: &Range) -> io::Result<(i64, Result<RangeResult, Fault>)> {
+        let inner = self.read();
+        let revision = inner.state.revision;
+        if let Err(fault) = mvcc::check_revision(&inner.state, query.revision) {
+            return Ok((revision, Err(fault)));
+        }
+        let at = if query.revision > 0 { query.revision } else { revision };
+        let found = mvcc::find(&inner.state.index, query, at);
+        if found.len() <= INLINE {
+            return Ok((revision, Ok(found.read(query, &Disk(&self.engine))?)));
+        }
+        let view = self.engine.view();
+        drop(inner);
+        Ok((revision, Ok(found.read(query, &view)?)))
+    }
+
+    /// The value of a key before a change; `None` when there was none or it is compacted.
+    pub(crate) fn former(&self, change: &Change) -> io::Result<Option<Arc<KeyValue>>> {
+        change.prev.map_or(Ok(None), |prev| Disk(&self.engine).load(prev))
+    }
+
+    /// Changes from a revision on, whole revisions, as much as is read at a time.
+    pub(crate) fn history(&self, from: i64) -> Result<Vec<Commit>, HistoryError> {
+        let inner = self.read();
+        if from < inner.state.compacted {
+            return Err(HistoryError::Compacted(inner.state.compacted));
+        }
+        let mut commits: Vec<Commit> = Vec::new();
+        let mut bytes = 0;
+        self.engine.scan(KV, &Revision { main: from, sub: 0 }.to_bytes(), |key, value| {
+            let at = revision_of(key)?;
+            if commits.last().is_none_or(|last| last.revision != at.main) {
+                if bytes > HISTORY_BYTES {
+                    return Ok(false);
+                }
+                commits.push(Commit { revision: at.main, changes: Vec::new() });
+            }
+            bytes += value.len();
+            let kv: KeyValue = codec::decode(value)?;
+            let prev = inner.state.index.before(&kv.key, at);
+            if let Some(commit) = commits.last_mut().filter(|_| inner.state.index.knows(&kv.key, at)) {
+                commit.changes.push(Change { kv: Arc::new(kv), prev });
+            }
+            Ok(true)
+        })?;
+        Ok(commits)
+    }
+
+    /// All leases with the seconds granted.
+    pub(crate) fn leases(&self) -> Vec<(i64, i64)> {
+        self.read().state.leases.iter().map(|(id, lease)| (*id, lease.ttl)).collect()
+    }
+
+    /// One lease.
+    pub(crate) fn lease(&self, id: i64) -> Option<Lease> {
+        self.read().state.leases.get(&id).cloned()
+    }
+
+    /// Seconds granted to a lease.
+    pub(crate) fn lease_ttl(&self, id: i64) -> Option<i64> {
+        self.read().state.leases.get(&id).map(|lease| lease.ttl)
+    }
+
+    /// The members that have told who they are.
+    pub(crate) fn members(&self) -> Vec<Member> {
+        self.read().state.members.values().cloned().collect()
+    }
+
+    /// What is saved with the latest batch.
+    pub(crate) fn saved(&self) -> Saved {
+        self.read().saved.clone()
+    }
+
+    /// Bytes of keys and values on disk, and bytes of them in use.
+    pub(crate) fn size(&self) -> (u64, u64) {
+        self.engine.size(KV)
+    }
+
+    /// A hash over all records that readers from the compacted revision to `revision` (0: now) can see. Returns it
+    /// with the revision hashed and the compacted revision.
+    pub(crate) fn hash(&self, revision: i64) -> io::Result<Result<(u32, i64, i64), Fault>> {
+        use sha2::Digest;
+        let inner = self.read();
+        if let Err(fault) = mvcc::check_revision(&inner.state, revision) {
+            return Ok(Err(fault));
+        }
+        let at = if revision > 0 { revision } else { inner.state.revision };
+        let compacted = inner.state.compacted;
+        let mut hash = sha2::Sha256::new();
+        self.engine.scan(KV, &[], |key, value| {
+            let place = revision_of(key)?;
+            if place.main > at {
+                return Ok(false);
+            }
+            let kept = place.main > compacted || {
+                let kv: KeyValue = codec::decode(value)?;
+                inner.state.index.knows(&kv.key, place)
+            };
+            if kept {
+                hash.update(key);
+                hash.update(value);
+            }
+            Ok(true)
+        })?;
+        let digest = hash.finalize();
+        Ok(Ok((u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]), at, compacted)))
+    }
+
+    /// Applies log entries in one atomic batch, and answers those who wait for them.
+    pub(crate) fn apply(&self, entries: Vec<(Entry, Option<ApplyResponder<TypeConfig>>)>) -> io::Result<()> {
+        let mut inner = self.write();
+        let mut effects = Effects::default();
+        let mut replies = Vec::new();
+        for (entry, responder) in entries {
+            let outcome = self.apply_entry(&mut inner, entry, &mut effects)?;
+            replies.extend(responder.map(|responder| (responder, outcome)));
+        }
+        inner.saved.revision = inner.state.revision;
+        inner.saved.compacted = inner.state.compacted;
+        write_effects(&self.engine, &effects, &inner.saved)?;
+        let index = inner.saved.applied.map_or(0, |id| id.index);
+        drop(inner);
+        self.hub.publish(effects.commits);
+        self.scrub(effects.removed);
+        self.applied.send_replace(index);
+        for (responder, outcome) in replies {
+            responder.send(outcome);
+        }
+        Ok(())
+    }
+
+    fn apply_entry(&self, inner: &mut Inner, entry: Entry, effects: &mut Effects) -> io::Result<Outcome> {
+        let id = entry.log_id();
+        let outcome = match entry.payload {
+            EntryPayload::Normal(command) => {
+                mvcc::apply(&mut inner.state, &Disk(&self.engine), &command, effects)?
+            }
+            EntryPayload::Membership(members) => {
+                inner.saved.membership = Membership::new(Some(id), members);
+                Outcome { revision: inner.state.revision, result: Ok(Response::Done) }
+            }
+            EntryPayload::Blank => Outcome { revision: inner.state.revision, result: Ok(Response::Done) },
+        };
+        inner.saved.applied = Some(id);
+        Ok(outcome)
+    }
+
+    /// Replaces everything by another member's state. Readers wait.
+    pub(crate) fn install(&self, meta: &SnapshotMeta, data: SnapshotData) -> io::Result<()> {
+        let file = snapshot::spool(data, &self.spool)?;
+        let mut inner = self.write();
+        snapshot::install(&self.engine, meta, &file)?;
+        let (loaded, index) = load(&self.engine)?;
+        *inner = loaded;
+        let garbage = {
+            let compacted = inner.state.compacted;
+            inner.state.index.compact(compacted)
+        };
+        let revision = inner.state.revision;
+        drop(inner);
+        self.scrub(garbage);
+        self.hub.reset(revision);
+        self.applied.send_replace(index);
+        Ok(())
+    }
+
+    /// Makes sure that everything applied is on the disk, so that the log before it may go.
+    pub(crate) fn settle(&self) -> io::Result<Saved> {
+        let saved = self.saved();
+        let mut batch = self.engine.batch();
+        batch.put(META, SNAPSHOT, &[])?;
+        batch.write()?;
+        self.engine.flush(true)?;
+        Ok(saved)
+    }
+
+    /// Whether the log may have been cut: then another member may need the whole state.
+    pub(crate) fn has_snapshot(&self) -> io::Result<bool> {
+        Ok(self.engine.get(META, SNAPSHOT)?.is_some())
+    }
+}
+
+/// Marks in a batch that the state is a snapshot's.
+pub(crate) fn mark_snapshot(batch: &mut Batch<'_>) -> io::Result<()> {
+    batch.put(META, SNAPSHOT, &[])
+}
+
+fn revision_of(key: &[u8]) -> io::Result<Revision> {
+    Revision::from_bytes(key).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "bad key of a record"))
+}
+
+fn write_effects(engine: &Engine, effects: &Effects, saved: &Saved) -> io::Result<()> {
+    let mut batch = engine.batch();
+    for (revision, kv) in &effects.records {
+        batch.put(KV, &revision.to_bytes(), &codec::encode(kv.as_ref()))?;
+    }
+    for (id, ttl) in &effects.leases {
+        match ttl {
+            Some(ttl) => batch.put(LEASE, &id.to_be_bytes(), &codec::encode(ttl))?,
+            None => batch.delete(LEASE, &id.to_be_bytes())?,
+        }
+    }
+    for member in &effects.members {
+        batch.put(MEMBER, &member.id.to_be_bytes(), &codec::encode(member))?;
+    }
+    batch.put(META, STATE, &codec::encode(saved))?;
+    batch.write()
+}
+
+/// Reads the state back from disk, with the index of the last entry applied.
+fn load(engine: &Engine) -> io::Result<(Inner, u64)> {
+    let saved: Saved = match engine.get(META, STATE)? {
+        Some(bytes) => codec::decode(&bytes)?,
+        None => Saved { revision: 1, ..Saved::default() },
+    };
+    let mut state = State { revision: saved.revision, compacted: saved.compacted, ..State::default() };
+    engine.scan(LEASE, &[], |key, value| {
+        let id = key.try_into().map(i64::from_be_bytes).map_err(io::Error::other)?;
+        state.leases.insert(id, Lease { ttl: codec::decode(value)?, ..Lease::default() });
+        Ok(true)
+    })?;
+    engine.scan(MEMBER, &[], |_, value| {
+        let member: Member = codec::decode(value)?;
+        state.members.insert(member.id, member);
+        Ok(true)
+    })?;
+    engine.scan(KV, &[], |key, value| {
+        state.index.restore(revision_of(key)?, &codec::decode(value)?);
+        Ok(true)
+    })?;
+    attach_leases(&mut state);
+    let index = saved.applied.map_or(0, |id| id.index);
+    Ok((Inner { state, saved }, index))
+}
+
+fn attach_leases(state: &mut State) {
+    let all =
+        crate::revision::KeyRange::new(&bytes::Bytes::from_static(&[0]), &bytes::Bytes::from_static(&[0]));
+    for (key, live) in state.index.alive(&all) {
+        if let Some(lease) = state.leases.get_mut(&live.lease) {
+            lease.keys.insert(key.clone());
+        }
+    }
+}
+
+/// Removes records in the order of their revisions: a key's deletion never goes before what it deleted, so a crash
+/// in between brings no key back.
+fn scrub_loop(engine: &Engine, removed: &Receiver<Vec<Revision>>) {
+    while let Ok(removed) = removed.recv() {
+        for chunk in removed.chunks(SCRUB) {
+            let mut batch = engine.batch();
+            let written = chunk
+                .iter()
+                .try_for_each(|revision| batch.delete(KV, &revision.to_bytes()))
+                .and_then(|()| batch.write());
+            if let Err(error) = written {
+                tracing::error!(%error, "compacted records cannot be removed; they go after a restart");
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "tests/storage.rs"]
+mod tests;

@@ -1,0 +1,232 @@
+//! One connection to a peer, kept up: requests out, replies back by number.
+//!
+//! Keeps true: requests are written in the order of the calls; a reply is matched by its request's number; when the
+//! peer is silent for [`SILENCE`] although it was pinged, the connection is given up and everything under way on
+//! it fails as lost, while what was not written yet may go over the next connection. The first request on a
+//! connection is the greeting. Nothing is ever sent twice.
+
+use super::{Hello, Reply, Request, Transport, transport::Stream};
+use crate::codec;
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::{SinkExt, StreamExt};
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::codec::{Framed, LengthDelimitedCodec};
+
+/// How often a peer is pinged.
+const PING: Duration = Duration::from_millis(125);
+/// A peer that answers no ping for this long is taken for dead.
+const SILENCE: Duration = Duration::from_millis(500);
+/// So many pings must have gone unanswered as well, so that a member that was itself paused does not blame others.
+const UNANSWERED: u32 = 3;
+
+/// Why there is no reply.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LaneError {
+    /// The request never left: it may be sent again.
+    #[error("not sent: {0}")]
+    NotSent(String),
+    /// It left, and what came of it is unknown.
+    #[error("connection lost: {0}")]
+    Lost(String),
+}
+
+/// Handle to the connection. The connection's task ends with the last handle.
+#[derive(Clone)]
+pub(crate) struct Lane {
+    calls: mpsc::UnboundedSender<Call>,
+}
+
+struct Call {
+    request: Vec<u8>,
+    reply: oneshot::Sender<Result<Reply, LaneError>>,
+}
+
+impl Lane {
+    /// Starts the connection's task on this runtime. It connects when the first call comes.
+    pub(crate) fn start(url: String, hello: Hello, transport: Arc<Transport>) -> Self {
+        let (calls, queue) = mpsc::unbounded_channel();
+        tokio::spawn(Runner { url, hello, transport, queue }.run());
+        Self { calls }
+    }
+
+    /// Sends a request and waits for its reply.
+    pub(crate) async fn call(&self, request: &Request) -> Result<Reply, LaneError> {
+        self.start_call(request).await
+    }
+
+    /// Puts a request in line at once; the future is its reply.
+    pub(crate) fn start_call(
+        &self,
+        request: &Request,
+    ) -> impl Future<Output = Result<Reply, LaneError>> + Send + use<> {
+        let (reply, waiter) = oneshot::channel();
+        let sent = self.calls.send(Call { request: codec::encode(request), reply });
+        async move {
+            if sent.is_err() {
+                return Err(LaneError::NotSent("this member is stopping".into()));
+            }
+            waiter.await.unwrap_or_else(|_| Err(LaneError::Lost("this member is stopping".into())))
+        }
+    }
+}
+
+struct Runner {
+    url: String,
+    hello: Hello,
+    transport: Arc<Transport>,
+    queue: mpsc::UnboundedReceiver<Call>,
+}
+
+type Pending = HashMap<u64, oneshot::Sender<Result<Reply, LaneError>>>;
+type Frames = Framed<Box<dyn Stream>, LengthDelimitedCodec>;
+
+impl Runner {
+    async fn run(mut self) {
+        while let Some(call) = self.queue.recv().await {
+            if call.reply.is_closed() {
+                continue;
+            }
+            match self.connect().await {
+                Ok(frames) => self.connection(frames, call).await,
+                Err(error) => self.refuse(call, &error),
+            }
+        }
+    }
+
+    /// Nobody waits for a peer that is not there: everything in line fails now.
+    fn refuse(&mut self, call: Call, error: &io::Error) {
+        let text = format!("{}: {error}", self.url);
+        let mut next = Some(call);
+        while let Some(call) = next {
+            // A caller that is gone does not mind.
+            let _ = call.reply.send(Err(LaneError::NotSent(text.clone())));
+            next = self.queue.try_recv().ok();
+        }
+    }
+
+    async fn connect(&self) -> io::Result<Frames> {
+        let stream = self.transport.connect(&self.url).await?;
+        let mut frames = framed(stream);
+        frames.send(frame(0, &codec::encode(&Request::Hello(self.hello.clone())))).await?;
+        let reply = tokio::time::timeout(SILENCE * 4, frames.next()).await?;
+        let reply = reply.ok_or(io::ErrorKind::UnexpectedEof)??;
+        match parse(&reply)?.1 {
+            Reply::Done => Ok(frames),
+            Reply::Refused(Refusal::Failed(text)) => Err(io::Error::other(text)),
+            other => Err(io::Error::other(format!("the peer answered {other:?} to the greeting"))),
+        }
+    }
+
+    async fn connection(&mut self, mut frames: Frames, first: Call) {
+        let mut pending = Pending::new();
+        let error = self.exchange(&mut frames, first, &mut pending).await;
+        let Err(error) = error else { return };
+        tracing::debug!(peer = self.url, %error, "connection to a peer ended");
+        for (_, reply) in pending {
+            // A caller that is gone does not mind.
+            let _ = reply.send(Err(LaneError::Lost(format!("{}: {error}", self.url))));
+        }
+    }
+
+    /// Runs until the connection breaks, or ends well when nobody holds the lane any more.
+    async fn exchange(&mut self, frames: &mut Frames, first: Call, pending: &mut Pending) -> io::Result<()> {
+        let mut next = 1;
+        let mut heard = Heard { at: Instant::now(), pings: 0 };
+        let mut ping = tokio::time::interval(PING);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        write(frames, first, &mut next, pending).await?;
+        loop {
+            tokio::select! {
+                reply = frames.next() => {
+                    heard = Heard { at: Instant::now(), pings: 0 };
+                    let reply = reply.ok_or(io::ErrorKind::UnexpectedEof)??;
+                    let (id, reply) = parse(&reply)?;
+                    if let Some(waiter) = pending.remove(&id) {
+                        // A caller that is gone does not mind.
+                        let _ = waiter.send(Ok(reply));
+                    }
+                }
+                call = self.queue.recv() => {
+                    let Some(call) = call else { return Ok(()) };
+                    write(frames, call, &mut next, pending).await?;
+                    // What else is in line goes out with it.
+                    while let Ok(call) = self.queue.try_recv() {
+                        feed(frames, call, &mut next, pending).await?;
+                    }
+                    flush(frames).await?;
+                }
+                _ = ping.tick() => {
+                    heard.check()?;
+                    frames.feed(frame(0, &codec::encode(&Request::Ping))).await?;
+                    flush(frames).await?;
+                }
+            }
+        }
+    }
+}
+
+struct Heard {
+    at: Instant,
+    pings: u32,
+}
+
+impl Heard {
+    fn check(&mut self) -> io::Result<()> {
+        self.pings += 1;
+        if self.pings > UNANSWERED && self.at.elapsed() >= SILENCE {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not answer"));
+        }
+        Ok(())
+    }
+}
+
+async fn write(frames: &mut Frames, call: Call, next: &mut u64, pending: &mut Pending) -> io::Result<()> {
+    feed(frames, call, next, pending).await?;
+    flush(frames).await
+}
+
+async fn feed(frames: &mut Frames, call: Call, next: &mut u64, pending: &mut Pending) -> io::Result<()> {
+    if call.reply.is_closed() {
+        return Ok(());
+    }
+    pending.insert(*next, call.reply);
+    let bytes = frame(*next, &call.request);
+    *next += 1;
+    bounded(frames.feed(bytes)).await
+}
+
+async fn flush(frames: &mut Frames) -> io::Result<()> {
+    bounded(SinkExt::<Bytes>::flush(frames)).await
+}
+
+/// A peer that takes no bytes for long is as dead as a silent one (its pings cannot get through either).
+async fn bounded(write: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    tokio::time::timeout(SILENCE * 4, write).await?
+}
+
+/// Length-prefixed frames over a connection.
+pub(super) fn framed(stream: Box<dyn Stream>) -> Frames {
+    LengthDelimitedCodec::builder().max_frame_length(codec::LIMIT + 64).new_framed(stream)
+}
+
+/// A message with its number.
+pub(super) fn frame(id: u64, message: &[u8]) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(8 + message.len());
+    bytes.put_u64(id);
+    bytes.put_slice(message);
+    bytes.freeze()
+}
+
+/// The number and the message of a frame.
+pub(super) fn parse<T: serde::de::DeserializeOwned>(frame: &[u8]) -> io::Result<(u64, T)> {
+    let (id, message) = frame
+        .split_first_chunk::<8>()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a frame without a number"))?;
+    Ok((u64::from_be_bytes(*id), codec::decode(message)?))
+}
+
+use super::Refusal;

@@ -1,0 +1,292 @@
+//! The wire between members: messages, and openraft's view of it.
+//!
+//! Keeps true: each peer is reached over four connections, so that heartbeats and votes never wait behind bulk
+//! appends, snapshots or forwarded requests; messages of one connection are handled in the order they were sent;
+//! a request whose connection broke after it was written has an unknown outcome and is never sent again from here.
+//! Frames and reconnecting are `lane.rs`, the answering side is `server.rs`, TLS is `transport.rs`.
+
+mod lane;
+mod server;
+mod transport;
+
+pub(crate) use lane::{Lane, LaneError};
+pub(crate) use server::serve;
+pub(crate) use transport::{PeerTls, Transport, host_port, is_loopback};
+
+use crate::{
+    command::{Command, Outcome},
+    snapshot::SnapshotData,
+    types::{Snapshot, SnapshotMeta, TypeConfig, Vote},
+};
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
+use openraft::{
+    errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
+    impls::BasicNode,
+    network::{RPCOption, RaftNetworkFactory, v2::RaftNetworkV2},
+    raft::{
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+        TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    },
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// Append requests under way to one follower.
+const PIPELINE: usize = 32;
+
+/// The first message of a connection: both sides must mean the same cluster and member.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Hello {
+    /// The cluster.
+    pub(crate) cluster: u64,
+    /// The member that calls.
+    pub(crate) from: u64,
+    /// The member that is meant.
+    pub(crate) to: u64,
+}
+
+/// What is asked of a peer.
+#[derive(Deserialize, Serialize)]
+pub(crate) enum Request {
+    Hello(Hello),
+    Ping,
+    Append(AppendEntriesRequest<TypeConfig>),
+    Vote(VoteRequest<TypeConfig>),
+    PreVote(VoteRequest<TypeConfig>),
+    Transfer(TransferLeaderRequest<TypeConfig>),
+    SnapshotBegin,
+    SnapshotChunk(Bytes),
+    SnapshotEnd { vote: Vote, meta: SnapshotMeta },
+    Propose(Command),
+    ReadIndex,
+    KeepAlive(i64),
+    TimeToLive(i64),
+    Info,
+}
+
+/// What a peer answers.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) enum Reply {
+    Done,
+    Append(AppendEntriesResponse<TypeConfig>),
+    Vote(VoteResponse<TypeConfig>),
+    Transfer(TransferLeaderResponse<TypeConfig>),
+    Snapshot(SnapshotResponse<TypeConfig>),
+    Proposed {
+        index: u64,
+        outcome: Outcome,
+    },
+    ReadIndex(u64),
+    /// Seconds left and seconds granted.
+    Lease {
+        remaining: i64,
+        granted: i64,
+    },
+    Info(Info),
+    Refused(Refusal),
+}
+
+/// Why a peer does not do what it is asked.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) enum Refusal {
+    /// It is not the leader (any more), or cannot be sure of it now. Nothing was proposed.
+    NotLeader,
+    /// Something was proposed, and what came of it is not known.
+    Unknown,
+    /// It knows no such lease.
+    LeaseNotFound,
+    /// Anything else, for the log.
+    Failed(String),
+}
+
+/// What a member tells of itself, before it has joined as well.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Info {
+    /// The instance under which it knows the asking member's number, if it does.
+    pub(crate) known_instance: Option<u64>,
+}
+
+/// The four connections to a peer.
+pub(crate) struct Peer {
+    control: Lane,
+    append: Lane,
+    snapshot: Lane,
+    /// For requests that clients made of this member.
+    pub(crate) forward: Lane,
+}
+
+/// The connections to all peers. Clones share them.
+#[derive(Clone)]
+pub(crate) struct Peers {
+    cluster: u64,
+    this: u64,
+    transport: Arc<Transport>,
+    peers: Arc<Mutex<BTreeMap<u64, Arc<Peer>>>>,
+}
+
+impl Peers {
+    /// For this member of this cluster. Connections are made when they are first used.
+    pub(crate) fn new(cluster: u64, this: u64, transport: Arc<Transport>) -> Self {
+        Self { cluster, this, transport, peers: Arc::default() }
+    }
+
+    /// The connections to a peer at a URL. Needs a runtime, which then carries them.
+    pub(crate) fn get(&self, id: u64, url: &str) -> Arc<Peer> {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let lane = || {
+            let hello = Hello { cluster: self.cluster, from: self.this, to: id };
+            Lane::start(url.into(), hello, self.transport.clone())
+        };
+        let make = || Arc::new(Peer { control: lane(), append: lane(), snapshot: lane(), forward: lane() });
+        peers.entry(id).or_insert_with(make).clone()
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Peers {
+    type Network = Link;
+
+    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Link {
+        Link { peer: self.get(target, &node.addr), heartbeats: false }
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &BasicNode) -> Link {
+        Link { peer: self.get(target, &node.addr), heartbeats: true }
+    }
+}
+
+/// openraft's client of one peer.
+pub(crate) struct Link {
+    peer: Arc<Peer>,
+    heartbeats: bool,
+}
+
+type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
+
+fn rpc_error(error: LaneError) -> RPCError<TypeConfig> {
+    match error {
+        LaneError::NotSent(text) => RPCError::Unreachable(Unreachable::from_string(text)),
+        LaneError::Lost(text) => RPCError::Network(NetworkError::from_string(text)),
+    }
+}
+
+fn unexpected(reply: &Reply) -> RPCError<TypeConfig> {
+    RPCError::Unreachable(Unreachable::from_string(format!("the peer answered {reply:?}")))
+}
+
+/// Sends a request and takes the one kind of reply that fits it.
+macro_rules! call {
+    ($lane:expr, $request:expr, $kind:path) => {
+        match $lane.call(&$request).await.map_err(rpc_error)? {
+            $kind(reply) => Ok(reply),
+            other => Err(unexpected(&other)),
+        }
+    };
+}
+
+impl Link {
+    fn bulk(&self) -> &Lane {
+        if self.heartbeats { &self.peer.control } else { &self.peer.append }
+    }
+
+    async fn send_snapshot(&self, vote: Vote, snapshot: Snapshot) -> RpcResult<SnapshotResponse<TypeConfig>> {
+        let lane = &self.peer.snapshot;
+        let SnapshotData::Live(mut chunks) = snapshot.snapshot else {
+            return Err(unexpected(&Reply::Done));
+        };
+        done(lane.call(&Request::SnapshotBegin).await)?;
+        while let Some(chunk) = chunks.recv().await {
+            let chunk = chunk.map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
+            done(lane.call(&Request::SnapshotChunk(chunk)).await)?;
+        }
+        call!(lane, Request::SnapshotEnd { vote, meta: snapshot.meta }, Reply::Snapshot)
+    }
+}
+
+fn done(reply: Result<Reply, LaneError>) -> RpcResult<()> {
+    match reply.map_err(rpc_error)? {
+        Reply::Done => Ok(()),
+        other => Err(unexpected(&other)),
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Link {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+        _: RPCOption,
+    ) -> RpcResult<AppendEntriesResponse<TypeConfig>> {
+        call!(self.bulk(), Request::Append(request), Reply::Append)
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _: RPCOption,
+    ) -> futures::future::BoxFuture<
+        's,
+        RpcResult<stream::BoxStream<'s, RpcResult<StreamAppendResult<TypeConfig>>>>,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        let lane = self.bulk().clone();
+        // Each request is written to the lane, in order, when it is taken from the input; the replies come back in
+        // the same order.
+        let replies = input.map(move |request| {
+            let prev = request.prev_log_id;
+            let last = request.entries.last().map(|entry| entry.log_id).or(prev);
+            let reply = lane.start_call(&Request::Append(request));
+            async move {
+                match reply.await.map_err(rpc_error)? {
+                    Reply::Append(reply) => Ok(reply.into_stream_result(prev, last)),
+                    other => Err(unexpected(&other)),
+                }
+            }
+        });
+        let replies: stream::BoxStream<'s, _> = replies.buffered(PIPELINE).boxed();
+        Box::pin(std::future::ready(Ok(replies)))
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        _: RPCOption,
+    ) -> RpcResult<VoteResponse<TypeConfig>> {
+        call!(self.peer.control, Request::Vote(request), Reply::Vote)
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        _: RPCOption,
+    ) -> RpcResult<VoteResponse<TypeConfig>> {
+        call!(self.peer.control, Request::PreVote(request), Reply::Vote)
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        _: RPCOption,
+    ) -> RpcResult<TransferLeaderResponse<TypeConfig>> {
+        call!(self.peer.control, Request::Transfer(request), Reply::Transfer)
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = self.send_snapshot(vote, snapshot) => Ok(sent?),
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! The answering side of the wire between members.
+//!
+//! Keeps true: a connection is of use only after a greeting that names this cluster and this member; pings are
+//! answered by the reader itself, whatever else is going on; appends enter the group in the order they came.
+
+use super::{
+    Hello, Refusal, Reply, Request, Transport,
+    lane::{frame, framed, parse},
+};
+use crate::{
+    codec,
+    local::Local,
+    snapshot::Spool,
+    types::{Snapshot, SnapshotMeta, Vote},
+};
+use bytes::Bytes;
+use futures::{SinkExt, StreamExt, poll};
+use std::{io, pin::pin, sync::Arc, task::Poll, time::Duration};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Replies in line to be written; a peer that does not read them is not read from either.
+const REPLIES: usize = 1024;
+/// Pause after a failed accept, so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Answers peers until stopped.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    transport: Arc<Transport>,
+    local: Arc<Local>,
+    stop: CancellationToken,
+) {
+    let tasks = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let (transport, local, stop) = (transport.clone(), local.clone(), stop.clone());
+                let inner = tasks.clone();
+                tasks.spawn(async move {
+                    let ended = tokio::select! {
+                        () = stop.cancelled() => Ok(()),
+                        ended = connection(stream, &transport, &local, &inner) => ended,
+                    };
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "a peer's connection ended");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a peer's connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    tasks.close();
+}
+
+async fn connection(
+    stream: TcpStream,
+    transport: &Transport,
+    local: &Arc<Local>,
+    tasks: &TaskTracker,
+) -> io::Result<()> {
+    let mut frames = framed(transport.accept(stream).await?);
+    let first = frames.next().await.ok_or(io::ErrorKind::UnexpectedEof)??;
+    let from = match greet(&parse(&first)?.1, local) {
+        Ok(from) => from,
+        Err(text) => {
+            tracing::warn!("refused a peer: {text}");
+            let refusal = Reply::Refused(Refusal::Failed(text));
+            return frames.send(frame(0, &codec::encode(&refusal))).await;
+        }
+    };
+    frames.send(frame(0, &codec::encode(&Reply::Done))).await?;
+    let (mut sink, mut requests) = frames.split();
+    let (replies, mut queue) = mpsc::channel::<Bytes>(REPLIES);
+    let writer = async move {
+        while let Some(reply) = queue.recv().await {
+            sink.feed(reply).await?;
+            while let Ok(reply) = queue.try_recv() {
+                sink.feed(reply).await?;
+            }
+            sink.flush().await?;
+        }
+        io::Result::Ok(())
+    };
+    let reader = async {
+        let mut session = Session { local, tasks, replies, from, spool: None };
+        while let Some(request) = requests.next().await {
+            let (id, request) = parse(&request?)?;
+            session.handle(id, request).await;
+        }
+        io::Result::Ok(())
+    };
+    tokio::try_join!(writer, reader).map(|_| ())
+}
+
+fn greet(request: &Request, local: &Local) -> Result<u64, String> {
+    let Request::Hello(Hello { cluster, from, to }) = request else {
+        return Err("a peer did not greet first".into());
+    };
+    if *cluster != local.cluster {
+        return Err(format!(
+            "cluster ID mismatch: a peer of cluster {cluster:x} called a member of cluster {:x}: its \
+             --initial-cluster or --initial-cluster-token differs",
+            local.cluster
+        ));
+    }
+    if *to != local.id {
+        return Err(format!("member {from:x} meant member {to:x}, but this is {:x}", local.id));
+    }
+    if !local.peers.contains_key(from) {
+        return Err(format!("member {from:x} is not in --initial-cluster"));
+    }
+    Ok(*from)
+}
+
+struct Session<'a> {
+    local: &'a Arc<Local>,
+    tasks: &'a TaskTracker,
+    replies: mpsc::Sender<Bytes>,
+    from: u64,
+    spool: Option<Spool>,
+}
+
+impl Session<'_> {
+    async fn handle(&mut self, id: u64, request: Request) {
+        let local = self.local.clone();
+        match request {
+            Request::Ping | Request::Hello(_) => self.reply(id, &Reply::Done).await,
+            Request::SnapshotBegin => {
+                let begun = Spool::new(&local.machine.spool);
+                let reply = self.spooled(begun);
+                self.reply(id, &reply).await;
+            }
+            Request::SnapshotChunk(chunk) => {
+                let reply = self.chunk(&chunk);
+                self.reply(id, &reply).await;
+            }
+            Request::SnapshotEnd { vote, meta } => {
+                let spool = self.spool.take();
+                self.start(id, async move { install(&local, vote, meta, spool).await }).await;
+            }
+            request => {
+                let from = self.from;
+                self.start(id, async move { local.answer(from, request).await }).await;
+            }
+        }
+    }
+
+    /// Begins a task here, so that tasks reach the group in the order of their requests, and leaves the rest of it
+    /// to itself.
+    async fn start(&self, id: u64, task: impl Future<Output = Reply> + Send + 'static) {
+        let mut task = Box::pin(task);
+        match poll!(&mut task) {
+            Poll::Ready(reply) => self.reply(id, &reply).await,
+            Poll::Pending => {
+                let replies = self.replies.clone();
+                self.tasks.spawn(async move {
+                    let reply = pin!(task).await;
+                    // A connection that is gone needs no reply.
+                    let _ = replies.send(frame(id, &codec::encode(&reply))).await;
+                });
+            }
+        }
+    }
+
+    async fn reply(&self, id: u64, reply: &Reply) {
+        // A connection that is gone needs no reply.
+        let _ = self.replies.send(frame(id, &codec::encode(reply))).await;
+    }
+
+    fn spooled(&mut self, begun: io::Result<Spool>) -> Reply {
+        match begun {
+            Ok(spool) => {
+                self.spool = Some(spool);
+                Reply::Done
+            }
+            Err(error) => failed(&error),
+        }
+    }
+
+    fn chunk(&mut self, chunk: &[u8]) -> Reply {
+        match self.spool.as_mut().map(|spool| spool.add(chunk)) {
+            Some(Ok(())) => Reply::Done,
+            Some(Err(error)) => failed(&error),
+            None => Reply::Refused(Refusal::Failed("a snapshot's chunk before its beginning".into())),
+        }
+    }
+}
+
+fn failed(error: &dyn std::fmt::Display) -> Reply {
+    Reply::Refused(Refusal::Failed(error.to_string()))
+}
+
+async fn install(local: &Local, vote: Vote, meta: SnapshotMeta, spool: Option<Spool>) -> Reply {
+    let Some(spool) = spool else {
+        return Reply::Refused(Refusal::Failed("a snapshot's end before its beginning".into()));
+    };
+    let received = tokio::task::spawn_blocking(move || spool.finish()).await;
+    let snapshot = match received.map_err(io::Error::other).flatten() {
+        Ok(snapshot) => snapshot,
+        Err(error) => return failed(&error),
+    };
+    match local.raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await {
+        Ok(response) => Reply::Snapshot(response),
+        Err(error) => failed(&error),
+    }
+}

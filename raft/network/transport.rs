@@ -1,0 +1,106 @@
+//! How members reach each other: mutual TLS, or in the clear on loopback for tests.
+//!
+//! Keeps true: with TLS both sides show a certificate of the peers' CA; certificates renewed on disk are used by
+//! the next connection; a plain `http` URL leads nowhere but to this machine.
+
+use rustls::{ClientConfig, pki_types::ServerName};
+use serve::{ServerTls, Tls, pem};
+use std::{io, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+/// A peer that has not accepted a connection by then is not there.
+const CONNECT: Duration = Duration::from_millis(400);
+/// A TLS handshake takes longer only on a machine that is badly overloaded.
+const HANDSHAKE: Duration = Duration::from_secs(3);
+
+/// A connection, encrypted or not.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// The files with which members prove who they are.
+#[derive(Clone, Debug)]
+pub(crate) struct PeerTls {
+    /// This member's certificate, for serving and for calling.
+    pub(crate) cert: PathBuf,
+    /// Its key.
+    pub(crate) key: PathBuf,
+    /// The peers' CA.
+    pub(crate) ca: PathBuf,
+    /// Whether callers must show a certificate.
+    pub(crate) client_cert_auth: bool,
+}
+
+/// Makes and accepts connections between members.
+pub(crate) struct Transport {
+    files: Option<PeerTls>,
+    server: Option<Arc<Tls>>,
+}
+
+impl Transport {
+    /// With TLS by these files, or without.
+    pub(crate) fn new(files: Option<PeerTls>) -> Result<Self, serve::Error> {
+        let server = files.as_ref().map(|files| {
+            Tls::server(ServerTls {
+                cert_file: files.cert.clone(),
+                key_file: files.key.clone(),
+                client_ca_files: vec![files.ca.clone()],
+                require_client_cert: files.client_cert_auth,
+                alpn: Vec::new(),
+            })
+        });
+        Ok(Self { server: server.transpose()?, files })
+    }
+
+    /// Takes a caller's connection.
+    pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<Box<dyn Stream>> {
+        stream.set_nodelay(true)?;
+        match &self.server {
+            None => Ok(Box::new(stream)),
+            Some(tls) => {
+                let accept = TlsAcceptor::from(tls.current()).accept(stream);
+                Ok(Box::new(tokio::time::timeout(HANDSHAKE, accept).await??))
+            }
+        }
+    }
+
+    /// Calls a peer.
+    pub(crate) async fn connect(&self, url: &str) -> io::Result<Box<dyn Stream>> {
+        let (host, port) = host_port(url)?;
+        let stream = tokio::time::timeout(CONNECT, TcpStream::connect((host.as_str(), port))).await??;
+        stream.set_nodelay(true)?;
+        let Some(files) = &self.files else { return Ok(Box::new(stream)) };
+        let name = ServerName::try_from(host).map_err(io::Error::other)?;
+        let connect = TlsConnector::from(client_config(files)?).connect(name, stream);
+        Ok(Box::new(tokio::time::timeout(HANDSHAKE, connect).await??))
+    }
+}
+
+fn client_config(files: &PeerTls) -> io::Result<Arc<ClientConfig>> {
+    let roots = pem::roots(&files.ca).map_err(io::Error::other)?;
+    let certs = pem::certs(&files.cert).map_err(io::Error::other)?;
+    let key = pem::key(&files.key).map_err(io::Error::other)?;
+    let config = ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(certs, key)
+        .map_err(io::Error::other)?;
+    Ok(Arc::new(config))
+}
+
+/// The host and the port of a URL.
+pub(crate) fn host_port(url: &str) -> io::Result<(String, u16)> {
+    let invalid = || io::Error::new(io::ErrorKind::InvalidInput, format!("{url} has no host and port"));
+    let uri: http::Uri = url.parse().map_err(|_| invalid())?;
+    let host = uri.host().ok_or_else(invalid)?.trim_start_matches('[').trim_end_matches(']');
+    Ok((host.into(), uri.port_u16().ok_or_else(invalid)?))
+}
+
+/// Whether a URL leads to this machine only.
+pub(crate) fn is_loopback(url: &str) -> bool {
+    host_port(url).is_ok_and(|(host, _)| {
+        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    })
+}

@@ -1,0 +1,161 @@
+//! openraft's own suite over the log and the state on disk, and what it does not look at.
+
+use super::*;
+use crate::{
+    command::{Command, Put},
+    log::Log,
+};
+use openraft::{
+    RaftLogReader, RaftSnapshotBuilder, StorageError,
+    storage::{RaftLogStorage, RaftStateMachine},
+    testing::log::StoreBuilder,
+};
+
+struct Builder;
+
+impl StoreBuilder<TypeConfig, Log, Applier, tempfile::TempDir> for Builder {
+    async fn build(&self) -> Result<(tempfile::TempDir, Log, Applier), StorageError<TypeConfig>> {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Log::open(&folder.path().join("log"), |_| {}).unwrap();
+        let (_, applier) = Machine::open(folder.path()).unwrap();
+        Ok((folder, log, applier))
+    }
+}
+
+#[test]
+fn openraft_accepts_the_log_and_the_state() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let suite =
+        openraft::testing::log::Suite::<TypeConfig, Log, Applier, Builder, tempfile::TempDir>::test_all;
+    runtime.block_on(suite(Builder)).unwrap();
+}
+
+fn entry(index: u64, key: &str, value: &str) -> Entry {
+    let put = Put { key: key.to_owned().into(), value: value.to_owned().into(), ..Put::default() };
+    let id = openraft::testing::log_id::<TypeConfig>(1, 1, index);
+    Entry { log_id: id, payload: EntryPayload::Normal(Command::Put(put)) }
+}
+
+fn all() -> Range {
+    Range { key: vec![0].into(), end: vec![0].into(), ..Range::default() }
+}
+
+fn machine_with(folder: &Path, entries: u64) -> (Arc<Machine>, Applier) {
+    let (machine, applier) = Machine::open(folder).unwrap();
+    for index in 0..entries {
+        let key = format!("k{}", index % 7);
+        machine.apply(vec![(entry(index, &key, &format!("v{index}")), None)]).unwrap();
+    }
+    (machine, applier)
+}
+
+#[test]
+fn a_restart_repeats_nothing_and_forgets_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (machine, applier) = machine_with(folder.path(), 30);
+    let compact = Entry {
+        log_id: openraft::testing::log_id::<TypeConfig>(1, 1, 30),
+        payload: EntryPayload::Normal(Command::Compact(20)),
+    };
+    machine.apply(vec![(compact, None)]).unwrap();
+    let (before, hash, saved) = (machine.range(&all()).unwrap(), machine.hash(0).unwrap(), machine.saved());
+    drop((machine, applier));
+    let machine = reopen(folder.path());
+    assert_eq!(machine.range(&all()).unwrap(), before);
+    assert_eq!(machine.hash(0).unwrap(), hash);
+    assert_eq!(machine.saved().applied, saved.applied);
+    assert!(matches!(machine.history(19), Err(HistoryError::Compacted(20))));
+    let history = machine.history(20).unwrap();
+    assert_eq!(history.iter().map(|c| c.revision).collect::<Vec<_>>(), (20..=31).collect::<Vec<_>>());
+}
+
+/// The threads of a dropped machine let go of the database a moment later.
+fn reopen(folder: &Path) -> Arc<Machine> {
+    for _ in 0..1000 {
+        match Machine::open(folder) {
+            Ok((machine, applier)) => {
+                std::mem::forget(applier);
+                return machine;
+            }
+            Err(_) => std::thread::yield_now(),
+        }
+    }
+    Machine::open(folder).map(|(machine, _)| machine).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_makes_another_member_the_same() {
+    let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (machine, mut applier) = machine_with(one.path(), 50);
+    let (copy, mut receiver) = machine_with(other.path(), 3);
+    let snapshot = applier.build_snapshot().await.unwrap();
+    // What is written after the snapshot began is not in it.
+    machine.apply(vec![(entry(50, "late", "x"), None)]).unwrap();
+    receiver.install_snapshot(&snapshot.meta, snapshot.snapshot).await.unwrap();
+    assert_eq!(copy.hash(0).unwrap(), machine.hash(51).unwrap());
+    assert_eq!((copy.revision(), copy.saved().applied), (51, snapshot.meta.last_log_id));
+    assert_eq!(copy.history(2).unwrap().len(), 50);
+    assert_eq!(std::fs::read_dir(&copy.spool).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hole_in_the_log_is_found_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    {
+        let mut log = Log::open(&path, |_| {}).unwrap();
+        for index in [1, 2, 4] {
+            let (done, flushed) = tokio::sync::oneshot::channel();
+            let _ = done.send(());
+            log.append([entry(index, "k", "v")], openraft::storage::IOFlushed::noop()).await.unwrap();
+            flushed.await.unwrap();
+        }
+        // Waits for the writer.
+        log.read_committed().await.unwrap();
+    }
+    let error = loop {
+        match Log::open(&path, |_| {}) {
+            Err(error) if error.to_string().contains("lock") => tokio::task::yield_now().await,
+            Err(error) => break error,
+            Ok(_) => panic!("a hole was not found"),
+        }
+    };
+    assert!(error.to_string().contains("hole before entry 4"), "{error}");
+}
+
+/// What is only on disk and what is only in memory are one log: a member that restarts reads across both.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_may_begin_on_disk_and_end_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    {
+        let mut log = Log::open(&path, |_| {}).unwrap();
+        log.append((0..10).map(|index| entry(index, "k", "v")), openraft::storage::IOFlushed::noop())
+            .await
+            .unwrap();
+        log.read_committed().await.unwrap();
+    }
+    let mut log = loop {
+        match Log::open(&path, |_| {}) {
+            Ok(log) => break log,
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
+    log.append((10..20).map(|index| entry(index, "k", "v")), openraft::storage::IOFlushed::noop())
+        .await
+        .unwrap();
+    let mut check = async |from: u64, to: u64, expect: std::ops::Range<u64>| {
+        let read = log.try_get_log_entries(from..to).await.unwrap();
+        assert_eq!(
+            read.iter().map(RaftEntry::index).collect::<Vec<_>>(),
+            expect.collect::<Vec<_>>(),
+            "{from}..{to}"
+        );
+    };
+    check(0, 20, 0..20).await;
+    check(5, 15, 5..15).await;
+    check(2, 8, 2..8).await;
+    check(12, 14, 12..14).await;
+    check(15, 99, 15..20).await;
+    check(20, 30, 20..20).await;
+}
