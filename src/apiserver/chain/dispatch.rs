@@ -1,0 +1,51 @@
+//! Where an authorised request goes.
+
+use crate::{
+    authn::{self, UserInfo},
+    discovery, health, openapi, registry,
+    request::RequestInfo,
+    server::Server,
+    subresource, verbs,
+};
+use api::status::Status;
+use axum::{extract::Request, response::Response};
+use http::HeaderMap;
+use std::sync::Arc;
+
+pub(super) async fn dispatch(
+    server: Arc<Server>,
+    user: Arc<UserInfo>,
+    info: RequestInfo,
+    request: Request,
+) -> api::Result<Response> {
+    if !info.is_resource {
+        return own_path(&server, &info, request.headers());
+    }
+    let resource = registry::requested(&server.catalog(), &info).ok_or_else(Status::not_found_path)?;
+    if resource.namespaced && info.namespace.is_empty() && needs_namespace(&info) {
+        return Err(Status::not_found_path());
+    }
+    if !resource.namespaced && !info.namespace.is_empty() && info.resource != "namespaces" {
+        return Err(Status::not_found_path());
+    }
+    if let Some(handler) = subresource::handler(&info, &resource) {
+        return Ok(handler(server, user, info, request).await);
+    }
+    verbs::serve(server, user, info, resource, request).await
+}
+
+fn needs_namespace(info: &RequestInfo) -> bool {
+    matches!(info.verb, "get" | "create" | "update" | "patch" | "delete" | "deletecollection")
+}
+
+fn own_path(server: &Arc<Server>, info: &RequestInfo, headers: &HeaderMap) -> api::Result<Response> {
+    let parts: Vec<&str> = info.path.trim_matches('/').split('/').collect();
+    match parts.as_slice() {
+        ["healthz" | "livez" | "readyz", ..] => Ok(health::answer(server, info)),
+        ["metrics"] => Ok(server.metrics().render()),
+        ["version"] | ["api" | "apis", ..] | [""] => discovery::answer(server, info, headers),
+        ["openapi", rest @ ..] => openapi::answer(server, rest, info, headers),
+        [".well-known" | "openid", ..] => authn::openid::answer(server, &info.path),
+        _ => Err(Status::not_found_path()),
+    }
+}

@@ -1,0 +1,109 @@
+//! The subresources that are more than "the object's other half": a table of (resource, subresource) and what
+//! answers it. `status` of every kind, `approval`, and a pod's `resize` and `ephemeralcontainers`, are plain updates and
+//! take the ordinary verbs.
+//!
+//! A [`Raw`] handler gets the request as it came, after authentication and authorisation, and writes the whole
+//! response; it calls admission itself where upstream does.
+
+mod binding;
+mod eviction;
+mod finalize;
+mod review;
+pub(crate) mod scale;
+mod token;
+
+use crate::{authn::UserInfo, request::RequestInfo, server::Server};
+use api::{Object, catalog::Resource, status::Status};
+use axum::{extract::Request, response::Response};
+use futures::future::BoxFuture;
+use serde_json::Value;
+use std::sync::Arc;
+
+/// Answers a request to a subresource.
+pub(crate) type Raw = fn(Arc<Server>, Arc<UserInfo>, RequestInfo, Request) -> BoxFuture<'static, Response>;
+
+/// One row: group, resource, subresource (empty for virtual resources such as tokenreviews), handler.
+pub(crate) struct Row {
+    pub(crate) group: &'static str,
+    pub(crate) resource: &'static str,
+    pub(crate) subresource: &'static str,
+    pub(crate) handler: Raw,
+}
+
+/// Makes a row.
+pub(crate) const fn row(
+    group: &'static str,
+    resource: &'static str,
+    subresource: &'static str,
+    handler: Raw,
+) -> Row {
+    Row { group, resource, subresource, handler }
+}
+
+/// The object-shaped ones. Each of the security files exports its own `ROWS`, see [`TABLES`].
+const ROWS: &[Row] = &[
+    row("", "bindings", "", binding::bindings),
+    row("", "pods", "binding", binding::binding),
+    row("", "pods", "eviction", eviction::eviction),
+    row("", "namespaces", "finalize", finalize::finalize),
+    row("apps", "deployments", "scale", scale::scale),
+    row("apps", "replicasets", "scale", scale::scale),
+    row("apps", "statefulsets", "scale", scale::scale),
+    row("", "replicationcontrollers", "scale", scale::scale),
+];
+
+const TABLES: &[&[Row]] = &[ROWS, token::ROWS, review::ROWS, crate::tunnel::ROWS];
+
+/// The handler of a request, if its subresource has one.
+pub(crate) fn handler(info: &RequestInfo, resource: &Resource) -> Option<Raw> {
+    if resource.custom {
+        return (info.subresource == "scale").then_some(scale::scale as Raw);
+    }
+    let fits = |row: &&Row| {
+        row.group == info.group && row.resource == info.resource && row.subresource == info.subresource
+    };
+    TABLES.iter().copied().flatten().find(fits).map(|row| row.handler)
+}
+
+/// Keeps of an update through a subresource only what that subresource is for.
+pub(crate) fn narrow(subresource: &str, r: &Resource, new: &mut Object, current: &Object) -> api::Result<()> {
+    let wanted = std::mem::take(new);
+    *new = current.clone();
+    match subresource {
+        "approval" => {
+            let conditions = wanted.list_at("status.conditions").to_vec();
+            new.set("status.conditions", conditions);
+        }
+        "ephemeralcontainers" => match wanted.get("spec.ephemeralContainers") {
+            Some(list) => new.set("spec.ephemeralContainers", list.clone()),
+            None => drop(new.remove("spec.ephemeralContainers")),
+        },
+        "resize" => {
+            for field in ["containers", "initContainers"] {
+                resize(new, &wanted, field);
+            }
+        }
+        _ => return Err(Status::method_not_supported(&r.group_resource(), "update")),
+    }
+    Ok(())
+}
+
+/// Takes over the resources of containers that are in both.
+fn resize(new: &mut Object, wanted: &Object, field: &str) {
+    let path = format!("spec.{field}");
+    let sizes = wanted.list_at(&path).to_vec();
+    let Some(Value::Array(containers)) = new.get_mut(&path) else { return };
+    for container in containers {
+        let Some(size) = sizes.iter().find(|s| s["name"] == container["name"]) else { continue };
+        for key in ["resources", "resizePolicy"] {
+            if let Some(value) = size.get(key) {
+                container[key] = value.clone();
+            }
+        }
+    }
+}
+
+/// Runs a handler that answers with a result.
+pub(crate) async fn answer(work: impl Future<Output = api::Result<Response>>) -> Response {
+    work.await.unwrap_or_else(|status| crate::respond::error(&status))
+}
