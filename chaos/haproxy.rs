@@ -1,0 +1,63 @@
+//! The balancer's configuration: TCP to all masters, from namespace `lb`, so that a partition of `lb` is felt.
+//!
+//! Who connects through it is cut off as soon as a server is marked down and can go on with another one; a
+//! `kubectl logs -f` or `exec` may be silent for a day.
+
+use crate::Role;
+use crate::layout::{API_PORT, Layout};
+
+const HEAD: &str = "global
+  maxconn 8192
+  hard-stop-after 1s
+  log stdout format raw local0 notice
+defaults
+  mode tcp
+  log global
+  timeout connect 400ms
+  timeout check 500ms
+  timeout client 24h
+  timeout server 24h
+  timeout tunnel 24h
+  timeout client-fin 5s
+  timeout server-fin 5s
+  retries 3
+  option redispatch 1
+  option clitcpka
+  option srvtcpka
+";
+
+pub(crate) fn config(layout: &Layout) -> String {
+    let balancer = layout.balancer();
+    let servers: String = layout
+        .with_role(Role::Master)
+        .iter()
+        .map(|m| format!("  server {} {}:{API_PORT} namespace {}\n", m.name, m.address, balancer.namespace))
+        .collect();
+    format!(
+        "{HEAD}frontend api\n  bind 127.0.0.1:{port}\n  bind {address}:{API_PORT} namespace {namespace}\n  \
+         default_backend masters\nbackend masters\n  balance roundrobin\n  option httpchk\n  http-check send meth GET \
+         uri /readyz ver HTTP/1.1 hdr Host kubernetes\n  http-check expect status 200\n  default-server check \
+         check-ssl verify required verifyhost kubernetes ca-file {ca} inter 300ms fastinter 300ms downinter 300ms fall 2 \
+         rise 1 observe layer4 error-limit 2 on-error mark-down on-marked-down shutdown-sessions\n{servers}",
+        port = layout.spec.port,
+        address = balancer.address,
+        namespace = balancer.namespace,
+        ca = layout.shared().join("ca.crt").display(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Spec;
+
+    #[test]
+    fn every_server_is_reached_from_the_balancers_namespace() {
+        let spec = Spec { masters: 3, workers: 0, port: 7443, binary: "/x".into() };
+        let text = config(&Layout::new(std::path::Path::new("/repo"), "default", spec).unwrap());
+        let servers: Vec<_> = text.lines().filter(|l| l.starts_with("  server ")).collect();
+        assert_eq!(servers.len(), 3);
+        assert!(servers.iter().all(|l| l.ends_with("namespace trireme-default-lb")), "{text}");
+        assert!(text.contains("bind 127.0.0.1:7443\n"), "{text}");
+    }
+}

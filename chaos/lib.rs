@@ -1,0 +1,34 @@
+//! The sandbox: a whole cluster on one machine, every host a network namespace, and the faults to try on it.
+//!
+//! Keeps true: no packet of the cluster can reach the machine's own interfaces (the hosts are joined by a bridge
+//! in a namespace of its own that has no way out); only processes that belong to the sandbox are ever signalled
+//! (they are recognised by namespace, control group or command line, never by a remembered number alone); `up`
+//! and `down` can be run again after any crash and finish the work.
+//! Leaves to others: building the binary and installing packages (`deploy/up`), everything inside the cluster.
+
+pub mod api;
+mod cgroups;
+mod command;
+mod component;
+mod containerd;
+mod error;
+mod faults;
+mod haproxy;
+pub mod images;
+mod layout;
+mod mounts;
+mod namespace;
+mod network;
+mod process;
+mod sandbox;
+mod steps;
+
+pub use command::{Output, output};
+pub use component::names as component_names;
+pub use error::Error;
+pub use layout::{Host, Role, Spec};
+pub use sandbox::{Options, Sandbox, State, Status};
+pub use steps::{Say, Steps};
+
+/// `Result` with this crate's error.
+pub type Result<T> = std::result::Result<T, Error>;
