@@ -13,19 +13,26 @@ use serde_json::{Value, json};
 
 const TEMPLATE: &str = "spec.template.spec";
 
+/// What all workloads have in common: changes of the spec are counted, the status is a subresource's.
+macro_rules! spec_and_status {
+    () => {
+        fn counts_generation(&self) -> bool {
+            true
+        }
+
+        fn has_status(&self) -> bool {
+            true
+        }
+    };
+}
+
 macro_rules! workload {
     ($(#[$doc:meta])* $kind:ident, $defaults:expr, $validate:expr) => {
         $(#[$doc])*
         pub(super) struct $kind;
 
         impl Strategy for $kind {
-            fn counts_generation(&self) -> bool {
-                true
-            }
-
-            fn has_status(&self) -> bool {
-                true
-            }
+            spec_and_status!();
 
             fn default(&self, object: &mut Object) {
                 podspec::default(object, TEMPLATE);
@@ -52,13 +59,7 @@ const DEPLOYMENT: &[Row] = &[
 pub(super) struct Deployment;
 
 impl Strategy for Deployment {
-    fn counts_generation(&self) -> bool {
-        true
-    }
-
-    fn has_status(&self) -> bool {
-        true
-    }
+    spec_and_status!();
 
     fn default(&self, object: &mut Object) {
         podspec::default(object, TEMPLATE);
@@ -131,13 +132,7 @@ workload!(
 pub(super) struct ReplicationController;
 
 impl Strategy for ReplicationController {
-    fn counts_generation(&self) -> bool {
-        true
-    }
-
-    fn has_status(&self) -> bool {
-        true
-    }
+    spec_and_status!();
 
     fn default(&self, object: &mut Object) {
         podspec::default(object, TEMPLATE);
@@ -155,13 +150,7 @@ impl Strategy for ReplicationController {
 pub(super) struct Job;
 
 impl Strategy for Job {
-    fn counts_generation(&self) -> bool {
-        true
-    }
-
-    fn has_status(&self) -> bool {
-        true
-    }
+    spec_and_status!();
 
     fn default(&self, object: &mut Object) {
         podspec::default(object, TEMPLATE);
@@ -221,13 +210,7 @@ impl Strategy for Job {
 pub(super) struct CronJob;
 
 impl Strategy for CronJob {
-    fn counts_generation(&self) -> bool {
-        true
-    }
-
-    fn has_status(&self) -> bool {
-        true
-    }
+    spec_and_status!();
 
     fn default(&self, object: &mut Object) {
         podspec::default(object, "spec.jobTemplate.spec.template.spec");
