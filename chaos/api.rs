@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
@@ -93,6 +94,13 @@ impl Cluster {
         let nodes = Api::<Node>::all(self.client.clone());
         let list = self.ask("list nodes", nodes.list(&Default::default()))?;
         Ok(list.items.iter().filter(|n| is_ready(n)).filter_map(|n| n.metadata.name.clone()).collect())
+    }
+
+    /// How many API servers the Service `default/kubernetes` leads to.
+    pub fn masters(&self) -> Result<usize> {
+        let slices = Api::<EndpointSlice>::namespaced(self.client.clone(), "default");
+        let found = self.ask("read the endpoints of default/kubernetes", slices.get("kubernetes"))?;
+        Ok(found.endpoints.iter().flatten().map(|endpoint| endpoint.addresses.len()).sum())
     }
 
     /// Whether all replicas of a Deployment are available; its numbers for a message.

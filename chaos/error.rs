@@ -108,6 +108,18 @@ pub enum Error {
         /// Where to look.
         hint: String,
     },
+    /// A write was acknowledged and is not there.
+    #[error(
+        "ConfigMap {name}: write {acknowledged} was acknowledged, but a reader finds {found:?}: data was lost"
+    )]
+    Lost {
+        /// The object.
+        name: String,
+        /// The last acknowledged write.
+        acknowledged: u64,
+        /// What is there.
+        found: Option<u64>,
+    },
     /// Another process has the port on the machine's loopback address.
     #[error("port {port} of 127.0.0.1 is taken by another program: stop it, or choose another with --port")]
     PortTaken {

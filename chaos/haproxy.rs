@@ -1,10 +1,15 @@
 //! The balancer's configuration: TCP to all masters, from namespace `lb`, so that a partition of `lb` is felt.
 //!
-//! Who connects through it is cut off as soon as a server is marked down and can go on with another one; a
-//! `kubectl logs -f` or `exec` may be silent for a day.
+//! Who connects through it is cut off as soon as a server is marked down or takes no bytes any more, and can go on
+//! with another one; a `kubectl logs -f` or `exec` may be silent for a day. That a server is gone is told by its
+//! kernel, which acknowledges within [`UNACKNOWLEDGED`] however busy the server is; health checks are for a server
+//! that is there and does not work.
 
 use crate::Role;
 use crate::layout::{API_PORT, Layout};
+
+/// After how long without an acknowledgement a connection to a server is given up, idle ones by their keep-alives.
+const UNACKNOWLEDGED: &str = "500ms";
 
 const HEAD: &str = "global
   maxconn 8192
@@ -13,7 +18,7 @@ const HEAD: &str = "global
 defaults
   mode tcp
   log global
-  timeout connect 400ms
+  timeout connect 300ms
   timeout check 500ms
   timeout client 24h
   timeout server 24h
@@ -24,6 +29,9 @@ defaults
   option redispatch 1
   option clitcpka
   option srvtcpka
+  srvtcpka-idle 1s
+  srvtcpka-intvl 1s
+  srvtcpka-cnt 2
 ";
 
 pub(crate) fn config(layout: &Layout) -> String {
@@ -38,7 +46,7 @@ pub(crate) fn config(layout: &Layout) -> String {
          default_backend masters\nbackend masters\n  balance roundrobin\n  option httpchk\n  http-check send meth GET \
          uri /readyz ver HTTP/1.1 hdr Host kubernetes\n  http-check expect status 200\n  default-server check \
          check-ssl verify required verifyhost kubernetes ca-file {ca} inter 300ms fastinter 300ms downinter 300ms fall 2 \
-         rise 1 observe layer4 error-limit 2 on-error mark-down on-marked-down shutdown-sessions\n{servers}",
+         rise 1 tcp-ut {UNACKNOWLEDGED} observe layer4 error-limit 2 on-error mark-down on-marked-down shutdown-sessions\n{servers}",
         port = layout.spec.port,
         address = balancer.address,
         namespace = balancer.namespace,

@@ -22,6 +22,7 @@ mod network;
 mod process;
 mod sandbox;
 mod steps;
+mod writer;
 
 pub use command::{Output, output};
 pub use component::names as component_names;
@@ -29,6 +30,7 @@ pub use error::Error;
 pub use layout::{Host, Role, Spec};
 pub use sandbox::{Options, Sandbox, State, Status};
 pub use steps::{Say, Steps};
+pub use writer::{Written, writing};
 
 /// `Result` with this crate's error.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -2,7 +2,8 @@
 //!
 //! Keeps true: a write that may have reached a member is never sent again, its failure is
 //! [`KvError::Unknown`]; reads and writes that certainly were not sent go to the next member; a dead member is
-//! noticed by keep-alives within half a second; watches ask to be ended when their member has no leader.
+//! noticed by keep-alives within half a second, by one request for all; watches ask to be ended when their member
+//! has no leader.
 
 use super::{Done, Kv, KvError, KvResult, Page, Range, Txn, WatchStream, wire};
 use futures::{StreamExt, stream};
@@ -38,7 +39,7 @@ const LARGEST: usize = 512 << 20;
 /// How to reach the store.
 #[derive(Clone, Debug, Default)]
 pub struct EtcdConfig {
-    /// `https://host:port` each.
+    /// `https://host:port` each. The first one is used while it answers, so it should be the nearest.
     pub endpoints: Vec<String>,
     /// CA of the members' certificates; `None` for plain HTTP.
     pub ca_file: Option<PathBuf>,
@@ -109,15 +110,17 @@ impl Etcd {
             endpoint(&config, url)?;
         }
         let channels = config.endpoints.iter().map(|_| tokio::sync::Mutex::new(None)).collect();
-        // Servers that start together should not all use the same member.
-        let current = AtomicUsize::new(rand::random_range(0..config.endpoints.len()));
-        Ok(Etcd { config, channels, current, watches: Mutex::default() })
+        Ok(Etcd { config, channels, current: AtomicUsize::new(0), watches: Mutex::default() })
     }
 
     async fn channel(&self, member: usize) -> Result<Channel, Failure> {
         let mut slot = self.channels[member].lock().await;
         if let Some(channel) = &*slot {
             return Ok(channel.clone());
+        }
+        if self.current.load(Ordering::SeqCst) != member {
+            // Who held the lock before could not connect. Requests in line must not each find that out again.
+            return Err(Failure::NotDone(format!("{} cannot be reached", self.config.endpoints[member])));
         }
         let endpoint = endpoint(&self.config, &self.config.endpoints[member])
             .map_err(|error| Failure::NotDone(describe(&error)))?;
