@@ -100,7 +100,7 @@ impl Cluster {
     pub fn masters(&self) -> Result<usize> {
         let slices = Api::<EndpointSlice>::namespaced(self.client.clone(), "default");
         let found = self.ask("read the endpoints of default/kubernetes", slices.get("kubernetes"))?;
-        Ok(found.endpoints.iter().flatten().map(|endpoint| endpoint.addresses.len()).sum())
+        Ok(found.endpoints.iter().map(|endpoint| endpoint.addresses.len()).sum())
     }
 
     /// Whether all replicas of a Deployment are available; its numbers for a message.

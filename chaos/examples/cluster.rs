@@ -135,7 +135,13 @@ impl Round<'_> {
     /// From `kubectl run` until the pod is as wanted, in seconds.
     fn run(&self, name: &str, wanted: impl Fn(&api::PodView) -> bool) -> Result<f64> {
         let start = Instant::now();
-        self.sandbox.kubectl(&["run", name, "--image=demo.local/web:1", "--labels=app=bench"])?;
+        // While something fails, a request may fail, too, and what failed may have happened all the same.
+        until(name, || {
+            match self.sandbox.kubectl(&["run", name, "--image=demo.local/web:1", "--labels=app=bench"]) {
+                Err(error) if !api::text(&error).contains("AlreadyExists") => Err(error),
+                _ => Ok(true),
+            }
+        })?;
         until(name, || {
             Ok(self.cluster.pods("default", "app=bench")?.iter().any(|p| p.name == name && wanted(p)))
         })?;

@@ -82,7 +82,8 @@ struct Runner {
 }
 
 type Pending = HashMap<u64, oneshot::Sender<Result<Reply, LaneError>>>;
-type Frames = Framed<Box<dyn Stream>, LengthDelimitedCodec>;
+/// A connection as a stream of messages.
+pub(super) type Frames = Framed<Box<dyn Stream>, LengthDelimitedCodec>;
 
 impl Runner {
     async fn run(mut self) {

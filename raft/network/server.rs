@@ -5,16 +5,17 @@
 
 use super::{
     Hello, Refusal, Reply, Request, Transport,
-    lane::{frame, framed, parse},
+    lane::{Frames, frame, framed, parse},
 };
 use crate::{
     codec,
     local::Local,
+    obituary,
     snapshot::Spool,
     types::{Snapshot, SnapshotMeta, Vote},
 };
 use bytes::Bytes;
-use futures::{SinkExt, StreamExt, poll};
+use futures::{SinkExt, StreamExt, poll, stream::SplitStream};
 use std::{io, pin::pin, sync::Arc, task::Poll, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -65,7 +66,7 @@ pub(crate) async fn serve(
 
 async fn connection(
     stream: TcpStream,
-    transport: &Transport,
+    transport: &Arc<Transport>,
     local: &Arc<Local>,
     tasks: &TaskTracker,
 ) -> io::Result<()> {
@@ -93,12 +94,10 @@ async fn connection(
         io::Result::Ok(())
     };
     let reader = async {
-        let mut session = Session { local, tasks, replies, from, spool: None };
-        while let Some(request) = requests.next().await {
-            let (id, request) = parse(&request?)?;
-            session.handle(id, request).await;
-        }
-        io::Result::Ok(())
+        let session = Session { local, tasks, replies, from, spool: None };
+        let ended = session.run(&mut requests).await;
+        tasks.spawn(obituary::connection_ended(local.clone(), transport.clone(), from));
+        ended
     };
     tokio::try_join!(writer, reader).map(|_| ())
 }
@@ -132,6 +131,14 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
+    async fn run(mut self, requests: &mut SplitStream<Frames>) -> io::Result<()> {
+        while let Some(request) = requests.next().await {
+            let (id, request) = parse(&request?)?;
+            self.handle(id, request).await;
+        }
+        Ok(())
+    }
+
     async fn handle(&mut self, id: u64, request: Request) {
         let local = self.local.clone();
         match request {

@@ -67,16 +67,26 @@ impl Transport {
         }
     }
 
+    /// Whether somebody accepts connections where a peer should.
+    pub(crate) async fn probe(&self, url: &str) -> io::Result<()> {
+        reach(url).await.map(drop)
+    }
+
     /// Calls a peer.
     pub(crate) async fn connect(&self, url: &str) -> io::Result<Box<dyn Stream>> {
-        let (host, port) = host_port(url)?;
-        let stream = tokio::time::timeout(CONNECT, TcpStream::connect((host.as_str(), port))).await??;
-        stream.set_nodelay(true)?;
+        let stream = reach(url).await?;
         let Some(files) = &self.files else { return Ok(Box::new(stream)) };
-        let name = ServerName::try_from(host).map_err(io::Error::other)?;
+        let name = ServerName::try_from(host_port(url)?.0).map_err(io::Error::other)?;
         let connect = TlsConnector::from(client_config(files)?).connect(name, stream);
         Ok(Box::new(tokio::time::timeout(HANDSHAKE, connect).await??))
     }
+}
+
+async fn reach(url: &str) -> io::Result<TcpStream> {
+    let (host, port) = host_port(url)?;
+    let stream = tokio::time::timeout(CONNECT, TcpStream::connect((host.as_str(), port))).await??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 fn client_config(files: &PeerTls) -> io::Result<Arc<ClientConfig>> {

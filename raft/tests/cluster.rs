@@ -283,6 +283,20 @@ async fn a_dead_leader_costs_a_gap_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_process_dies_is_not_waited_for() {
+    let mut cluster = Cluster::started(3, "--heartbeat-interval 500 --election-timeout 60000").await;
+    let leader = cluster.leader().await;
+    let start = Instant::now();
+    cluster.kill(leader).await;
+    let new = cluster.leader().await;
+    assert_ne!(new, leader);
+    println!("another leader after {:?}", start.elapsed());
+    // The timers alone would have taken at least 48 s.
+    assert!(start.elapsed() < Duration::from_secs(20));
+    cluster.kv(new).put(put("after", "x")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_stopped_hands_over_first() {
     let mut cluster = Cluster::started(3, "").await;
     let leader = cluster.leader().await;

@@ -11,12 +11,13 @@ use raft::etcd::pb::{self, kv_client::KvClient, lease_client::LeaseClient, watch
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 use tokio::{sync::mpsc, time::Instant};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{
     Code, Request, Status,
     metadata::MetadataValue,
@@ -24,7 +25,13 @@ use tonic::{
 };
 
 /// How long a connection may take to be made.
-const CONNECT: Duration = Duration::from_millis(500);
+const CONNECT: Duration = Duration::from_millis(300);
+/// How long a member that could not be reached is passed over.
+const AVOID: Duration = Duration::from_secs(5);
+/// How long a member is asked again that says it has no leader: an election is shorter, a member cut off stays so.
+const ELECTION: Duration = Duration::from_secs(2);
+/// Between attempts to go back to the first member.
+const RETURN: Duration = Duration::from_secs(1);
 /// Between pings on a connection, and how long each may take, unless configured.
 const KEEP_ALIVE: Duration = Duration::from_millis(250);
 /// How long one attempt may take.
@@ -77,12 +84,24 @@ pub enum SetupError {
 
 /// A store reached by gRPC.
 pub struct Etcd {
-    config: EtcdConfig,
-    channels: Vec<tokio::sync::Mutex<Option<Channel>>>,
-    /// The member in use.
-    current: AtomicUsize,
+    members: Arc<Members>,
     /// Where running watches take requests.
     watches: Mutex<Vec<mpsc::Sender<pb::WatchRequest>>>,
+    /// Goes back to the first member when that answers again.
+    returning: Mutex<Option<AbortOnDropHandle<()>>>,
+}
+
+struct Members {
+    config: EtcdConfig,
+    all: Vec<Member>,
+    /// The member in use.
+    current: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Member {
+    channel: tokio::sync::Mutex<Option<Channel>>,
+    failed: Mutex<Option<Instant>>,
 }
 
 /// What a failed attempt means.
@@ -109,40 +128,19 @@ impl Etcd {
         for url in &config.endpoints {
             endpoint(&config, url)?;
         }
-        let channels = config.endpoints.iter().map(|_| tokio::sync::Mutex::new(None)).collect();
-        Ok(Etcd { config, channels, current: AtomicUsize::new(0), watches: Mutex::default() })
+        let all = config.endpoints.iter().map(|_| Member::default()).collect();
+        let members = Arc::new(Members { config, all, current: AtomicUsize::new(0) });
+        Ok(Etcd { members, watches: Mutex::default(), returning: Mutex::default() })
     }
 
-    async fn channel(&self, member: usize) -> Result<Channel, Failure> {
-        let mut slot = self.channels[member].lock().await;
-        if let Some(channel) = &*slot {
-            return Ok(channel.clone());
-        }
-        if self.current.load(Ordering::SeqCst) != member {
-            // Who held the lock before could not connect. Requests in line must not each find that out again.
-            return Err(Failure::NotDone(format!("{} cannot be reached", self.config.endpoints[member])));
-        }
-        let endpoint = endpoint(&self.config, &self.config.endpoints[member])
-            .map_err(|error| Failure::NotDone(describe(&error)))?;
-        let connected = tokio::time::timeout(CONNECT * 2, endpoint.connect()).await;
-        let channel = connected
-            .map_err(|_| {
-                Failure::NotDone(format!("connecting to {} took too long", self.config.endpoints[member]))
-            })?
-            .map_err(|error| Failure::NotDone(describe(&error)))?;
-        *slot = Some(channel.clone());
-        Ok(channel)
-    }
-
-    /// Gives a connection up.
-    async fn hang_up(&self, member: usize) {
-        *self.channels[member].lock().await = None;
-    }
-
-    /// Goes on to the next member.
+    /// Goes on to another member, and from the first one only for as long as that is not there.
     fn leave(&self, member: usize) {
-        let next = (member + 1) % self.channels.len();
-        let _ = self.current.compare_exchange(member, next, Ordering::SeqCst, Ordering::SeqCst);
+        self.members.leave(member);
+        if member == 0 && self.members.all.len() > 1 {
+            let members = self.members.clone();
+            let task = AbortOnDropHandle::new(tokio::spawn(async move { members.go_back().await }));
+            *self.returning.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+        }
     }
 
     /// Does one thing on some member. `again`: it may be done twice.
@@ -150,11 +148,11 @@ impl Etcd {
     where
         F: Future<Output = Result<T, Status>>,
     {
-        let end = Instant::now() + PATIENCE;
+        let start = Instant::now();
         let mut pause = FIRST_PAUSE;
         loop {
-            let member = self.current.load(Ordering::SeqCst);
-            let failure = match self.channel(member).await {
+            let member = self.members.current();
+            let failure = match self.members.channel(member).await {
                 Err(failure) => failure,
                 Ok(channel) => match tokio::time::timeout(ATTEMPT, attempt(channel)).await {
                     Ok(Ok(answer)) => return Ok(answer),
@@ -164,29 +162,102 @@ impl Etcd {
             };
             let why = match failure {
                 Failure::Final(error) => return Err(error),
-                // The member answered: its connection is fine.
-                Failure::Refused(why) => why,
+                // The member answered: its connection is fine, and the others have no other leader.
+                Failure::Refused(why) => {
+                    if start.elapsed() > ELECTION {
+                        self.leave(member);
+                    }
+                    why
+                }
                 Failure::NotDone(why) => {
-                    self.hang_up(member).await;
+                    self.members.hang_up(member).await;
+                    self.leave(member);
                     why
                 }
                 Failure::Perhaps(why) => {
-                    self.hang_up(member).await;
+                    self.members.hang_up(member).await;
+                    self.leave(member);
                     if !again {
-                        self.leave(member);
                         return Err(KvError::Unknown(why));
                     }
                     why
                 }
             };
-            self.leave(member);
-            if Instant::now() >= end {
+            if start.elapsed() >= PATIENCE {
                 return Err(KvError::Unavailable(why));
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
+}
+
+impl Members {
+    fn current(&self) -> usize {
+        self.current.load(Ordering::SeqCst)
+    }
+
+    async fn channel(&self, member: usize) -> Result<Channel, Failure> {
+        let mut slot = self.all[member].channel.lock().await;
+        if let Some(channel) = &*slot {
+            return Ok(channel.clone());
+        }
+        if self.current() != member {
+            // Who held the lock before could not connect. Requests in line must not each find that out again.
+            return Err(Failure::NotDone(format!("{} cannot be reached", self.config.endpoints[member])));
+        }
+        let connected = self.connect(member).await;
+        if connected.is_err() {
+            self.leave(member);
+        }
+        let channel = connected.map_err(Failure::NotDone)?;
+        *slot = Some(channel.clone());
+        Ok(channel)
+    }
+
+    async fn connect(&self, member: usize) -> Result<Channel, String> {
+        let url = &self.config.endpoints[member];
+        let endpoint = endpoint(&self.config, url).map_err(|error| describe(&error))?;
+        let connected = tokio::time::timeout(CONNECT * 2, endpoint.connect()).await;
+        connected.map_err(|_| format!("connecting to {url} took too long"))?.map_err(|error| describe(&error))
+    }
+
+    /// Gives a connection up.
+    async fn hang_up(&self, member: usize) {
+        *self.all[member].channel.lock().await = None;
+    }
+
+    fn leave(&self, member: usize) {
+        let now = Instant::now();
+        *self.all[member].failed() = Some(now);
+        let failed: Vec<_> = self.all.iter().map(|member| *member.failed()).collect();
+        let next = next_member(&failed, member, now);
+        // Another request may have left it as well.
+        let _ = self.current.compare_exchange(member, next, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    async fn go_back(&self) {
+        while self.current() != 0 {
+            tokio::time::sleep(RETURN).await;
+            if let Ok(channel) = self.connect(0).await {
+                *self.all[0].channel.lock().await = Some(channel);
+                self.current.store(0, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+impl Member {
+    fn failed(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The member after `left` that has not failed lately, or the one whose failure is oldest.
+fn next_member(failed: &[Option<Instant>], left: usize, now: Instant) -> usize {
+    let mut others = (1..=failed.len()).map(|step| (left + step) % failed.len());
+    let oldest = others.clone().min_by_key(|member| failed[*member]).unwrap_or(left);
+    others.find(|member| failed[*member].is_none_or(|at| now - at > AVOID)).unwrap_or(oldest)
 }
 
 fn classify(status: &Status, text: String) -> Failure {
@@ -385,6 +456,20 @@ async fn next_message(state: WatchState) -> Option<(KvResult<super::Watched>, Wa
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_member_that_failed_lately_is_passed_over() {
+        let now = Instant::now() + Duration::from_secs(60);
+        let check = |seconds: [Option<u64>; 3], left: usize, expect: usize| {
+            let failed = seconds.map(|s| s.map(|s| now - Duration::from_secs(s)));
+            assert_eq!(next_member(&failed, left, now), expect, "{seconds:?}");
+        };
+        check([Some(0), None, None], 0, 1);
+        check([Some(0), Some(1), None], 0, 2);
+        check([None, Some(0), Some(9)], 1, 2);
+        check([Some(3), Some(4), Some(0)], 2, 1);
+        assert_eq!(next_member(&[Some(now)], 0, now), 0);
+    }
 
     #[test]
     fn only_what_was_certainly_not_done_is_done_again() {
