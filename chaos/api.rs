@@ -125,8 +125,24 @@ impl Cluster {
 
     /// One write: `count` into the ConfigMap `name`, which is made by the first one. Returns when it is durable.
     pub fn write(&self, name: &str, count: u64) -> Result<()> {
+        self.write_data(name, &json!({ "count": count.to_string() }))
+    }
+
+    /// One write that no later one replaces: a key of its own in the ConfigMap `name`. Returns when it is durable.
+    pub fn record(&self, name: &str, key: &str) -> Result<()> {
+        self.write_data(name, &json!({ key: "" }))
+    }
+
+    /// The keys of the ConfigMap `name`.
+    pub fn recorded(&self, name: &str) -> Result<Vec<String>> {
         let maps = Api::<ConfigMap>::namespaced(self.client.clone(), "default");
-        let map = json!({ "metadata": { "name": name }, "data": { "count": count.to_string() } });
+        let map = self.ask("read what was recorded", maps.get(name))?;
+        Ok(map.data.unwrap_or_default().into_keys().collect())
+    }
+
+    fn write_data(&self, name: &str, data: &serde_json::Value) -> Result<()> {
+        let maps = Api::<ConfigMap>::namespaced(self.client.clone(), "default");
+        let map = json!({ "metadata": { "name": name }, "data": data });
         let patched = self.ask("write", maps.patch(name, &PatchParams::default(), &Patch::Merge(&map)));
         if patched.as_ref().err().is_some_and(is_not_found) {
             let map = serde_json::from_value(map).expect("it has the shape of a ConfigMap");

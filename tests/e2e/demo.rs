@@ -15,6 +15,12 @@ const LIMIT: Duration = Duration::from_secs(90);
 /// busybox's own `wget -T` crashes in Debian's static build, so `timeout` ends a request that hangs.
 pub(crate) const GET: [&str; 7] = ["timeout", "2", "busybox", "wget", "-q", "-O", "-"];
 
+/// For work on one chapter: only those are told whose titles contain one of these words (a list with commas), on
+/// the cluster that is there, which stays.
+pub(crate) fn only() -> Option<String> {
+    std::env::var("TRIREME_CHAPTERS").ok().filter(|words| !words.is_empty())
+}
+
 /// The demo app on its cluster.
 pub(crate) struct Demo {
     pub(crate) sandbox: Sandbox,
@@ -29,10 +35,19 @@ impl Demo {
     }
 
     pub(crate) fn chapter(&self, title: &str, tell: fn(&Self)) {
+        if only().is_some_and(|words| !words.split(',').any(|word| title.contains(word))) {
+            println!("--- {title}: left out");
+            return;
+        }
         let start = Instant::now();
         println!("--- {title}");
         tell(self);
         println!("--- {title}: {:.1} s", start.elapsed().as_secs_f64());
+    }
+
+    /// Whether only some chapters are told.
+    pub(crate) fn is_partial(&self) -> bool {
+        only().is_some()
     }
 
     /// Notes a time or a size; `close` judges all of them.
@@ -58,6 +73,33 @@ impl Demo {
     pub(crate) fn kubectl(&self, words: &[&str]) -> String {
         let done = self.sandbox.kubectl(words);
         done.unwrap_or_else(|e| panic!("kubectl {}: {}", words.join(" "), api::text(&e))).trim().to_string()
+    }
+
+    /// kubectl in the balancer's host against one API server; it must succeed. The whole output.
+    pub(crate) fn kubectl_on(&self, server: &str, words: &[&str]) -> String {
+        let mut command = self.sandbox.command("lb", "kubectl").expect("there is a balancer");
+        command.arg("--kubeconfig").arg(self.sandbox.kubeconfig()).args(["--server", server]).args(words);
+        let done = command.output().expect("kubectl runs");
+        let errors = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "kubectl --server {server} {}: {errors}", words.join(" "));
+        String::from_utf8_lossy(&done.stdout).into_owned()
+    }
+
+    /// What one API server says to `/readyz`, or why it says nothing.
+    pub(crate) fn get_readyz(&self, server: &str) -> String {
+        let mut command = self.sandbox.command("lb", "kubectl").expect("there is a balancer");
+        command.arg("--kubeconfig").arg(self.sandbox.kubeconfig());
+        let done = command.args(["--server", server, "get", "--raw", "/readyz"]).output();
+        let done = done.expect("kubectl runs");
+        let text = if done.status.success() { done.stdout } else { done.stderr };
+        String::from_utf8_lossy(&text).trim().to_string()
+    }
+
+    /// Applies a manifest.
+    pub(crate) fn apply(&self, manifest: &str) {
+        let file = self.sandbox.kubeconfig().with_file_name("manifest.yaml");
+        std::fs::write(&file, manifest).expect("the sandbox's folder is writable");
+        self.kubectl(&["apply", "-f", &file.display().to_string()]);
     }
 
     /// Waits for a condition; how long it took.
