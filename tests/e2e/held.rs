@@ -56,8 +56,8 @@ impl<'a> Held<'a> {
         nft(
             self.demo,
             &format!(
-                "table {TABLE} {{ chain input {{ type filter hook input priority -10; ip saddr {address} \
-                 tcp sport {{ {ports} }} tcp dport 6443 meta length > {DATA} drop; }} }}"
+                "table {TABLE} {{\n chain input {{\n  type filter hook input priority -10;\n  ip saddr {address} tcp \
+                 sport {{ {ports} }} tcp dport 6443 meta length > {DATA} drop\n }}\n}}\n"
             ),
         );
     }

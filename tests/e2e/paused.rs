@@ -59,27 +59,27 @@ pub(crate) fn scheduler(demo: &Demo) {
 }
 
 pub(crate) fn controller_manager(demo: &Demo) {
-    demo.apply(REPLICAS);
     stale(
         demo,
         &Stale {
             component: "controller-manager",
             lease: "kube-controller-manager",
-            refused: &["resource=\"pods\"", "subresource=\"\"", "code=\"409\""],
+            refused: &["resource=\"endpointslices\"", "subresource=\"\"", "code=\"409\""],
             warm: |demo| {
-                scale(demo, 1);
-                wait_pods(demo, 1);
-                scale(demo, 0);
-                wait_pods(demo, 0);
+                service(demo, "create");
+                wait_slices(demo, 1);
+                service(demo, "delete");
+                wait_slices(demo, 0);
             },
-            cause: |demo| scale(demo, 3),
-            change: |demo| scale(demo, 0),
-            check: |demo| assert_eq!(pods(demo), [], "a deposed controller manager made pods"),
+            cause: |demo| service(demo, "create"),
+            // Who learned of the service afterwards has nothing to do.
+            change: |demo| service(demo, "delete"),
+            check: |demo| assert_eq!(slices(demo), 0, "a deposed controller manager made endpoints"),
             after: |demo| {
-                scale(demo, 2);
-                wait_pods(demo, 2);
-                demo.kubectl(&["delete", "replicaset", "stale", "--wait=false"]);
-                wait_pods(demo, 0);
+                service(demo, "create");
+                wait_slices(demo, 1);
+                service(demo, "delete");
+                wait_slices(demo, 0);
             },
         },
     );
@@ -145,35 +145,28 @@ fn leaderships_lost(demo: &Demo, host: &str, component: &str) -> usize {
     log.lines().filter(|l| l.contains("lost leadership, back to standby")).count()
 }
 
-/// Nothing else makes pods with this label.
-const REPLICAS: &str = r#"
-apiVersion: apps/v1
-kind: ReplicaSet
-metadata: {name: stale}
-spec:
-  replicas: 0
-  selector: {matchLabels: {app: stale}}
-  template:
-    metadata: {labels: {app: stale}}
-    spec:
-      terminationGracePeriodSeconds: 1
-      containers: [{name: web, image: "demo.local/web:1"}]
-"#;
+fn service(demo: &Demo, verb: &str) {
+    match verb {
+        "create" => demo.kubectl(&["create", "service", "clusterip", "stale", "--tcp=80:8080"]),
+        _ => demo.kubectl(&["delete", "service", "stale"]),
+    };
+}
 
-fn scale(demo: &Demo, count: u8) {
-    demo.kubectl(&["scale", "replicaset", "stale", &format!("--replicas={count}")]);
+/// How many EndpointSlices lead to the service.
+fn slices(demo: &Demo) -> usize {
+    let words = ["get", "endpointslices", "-l", "kubernetes.io/service-name=stale", "-o", "name"];
+    demo.kubectl(&words).lines().count()
+}
+
+fn wait_slices(demo: &Demo, count: usize) {
+    demo.wait(&format!("{count} EndpointSlices"), || {
+        let there = slices(demo);
+        Ok(if there == count { Ok(()) } else { Err(format!("{there} are there")) })
+    });
 }
 
 fn pods(demo: &Demo) -> Vec<chaos::api::PodView> {
     demo.wait("a list of pods", || demo.cluster.pods("default", "app=stale").map(Ok)).0
-}
-
-fn wait_pods(demo: &Demo, count: usize) {
-    demo.wait(&format!("{count} pods"), || {
-        let pods = demo.cluster.pods("default", "app=stale")?;
-        let ready = pods.iter().filter(|p| p.ready).count();
-        Ok(if pods.len() == count && ready == count { Ok(()) } else { Err(format!("{pods:?}")) })
-    });
 }
 
 fn bound(demo: &Demo, name: &str) {

@@ -12,7 +12,7 @@ use crate::demo::Demo;
 /// Where `tests/run` has put Debian's kubectl.
 const DEBIAN: &str = "TRIREME_DEBIAN_KUBECTL";
 /// Tried at the same time; kubectl needs a whole core to start.
-const PARALLEL: usize = 3;
+const PARALLEL: usize = 2;
 
 /// One kubectl; its own objects have its version in their names.
 struct Kubectl {
