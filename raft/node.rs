@@ -194,7 +194,13 @@ impl Node {
         let Some(url) = urls.first() else {
             return Err(LaneError::NotSent(format!("member {leader:x} has no URL")));
         };
-        self.peers.get(leader, url).forward.call(&request).await
+        let mut leaders = self.leadership();
+        let replaced = async move {
+            while *leaders.borrow_and_update() == Some(leader) {
+                changed(&mut leaders).await;
+            }
+        };
+        self.peers.get(leader, url).forward.call_unless(&request, replaced).await
     }
 
     /// Has the leader do something, wherever it is, retrying while it is certain that nothing was done.

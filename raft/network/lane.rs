@@ -9,7 +9,16 @@ use super::{Hello, Reply, Request, Transport, transport::Stream};
 use crate::codec;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{SinkExt, StreamExt};
-use std::{collections::HashMap, io, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior},
@@ -43,6 +52,8 @@ pub(crate) struct Lane {
 struct Call {
     request: Vec<u8>,
     reply: oneshot::Sender<Result<Reply, LaneError>>,
+    /// Set by whoever is first: the connection when it sends the request, or the caller when it takes it back.
+    taken: Arc<AtomicBool>,
 }
 
 impl Lane {
@@ -58,13 +69,41 @@ impl Lane {
         self.start_call(request).await
     }
 
+    /// As [`Lane::call`], but when `over` comes before the request has left, it is taken back: a peer that accepts
+    /// connections and says nothing (a paused process) would keep it until the handshake's time is over.
+    pub(crate) async fn call_unless(
+        &self,
+        request: &Request,
+        over: impl Future<Output = ()>,
+    ) -> Result<Reply, LaneError> {
+        let taken = Arc::new(AtomicBool::new(false));
+        let mut reply = pin!(self.enqueue(request, taken.clone()));
+        tokio::select! {
+            biased;
+            reply = &mut reply => return reply,
+            () = over => {}
+        }
+        if taken.swap(true, Ordering::SeqCst) {
+            return reply.await;
+        }
+        Err(LaneError::NotSent("taken back before the connection was made".into()))
+    }
+
     /// Puts a request in line at once; the future is its reply.
     pub(crate) fn start_call(
         &self,
         request: &Request,
     ) -> impl Future<Output = Result<Reply, LaneError>> + Send + use<> {
+        self.enqueue(request, Arc::default())
+    }
+
+    fn enqueue(
+        &self,
+        request: &Request,
+        taken: Arc<AtomicBool>,
+    ) -> impl Future<Output = Result<Reply, LaneError>> + Send + use<> {
         let (reply, waiter) = oneshot::channel();
-        let sent = self.calls.send(Call { request: codec::encode(request), reply });
+        let sent = self.calls.send(Call { request: codec::encode(request), reply, taken });
         async move {
             if sent.is_err() {
                 return Err(LaneError::NotSent("this member is stopping".into()));
@@ -191,7 +230,7 @@ async fn write(frames: &mut Frames, call: Call, next: &mut u64, pending: &mut Pe
 }
 
 async fn feed(frames: &mut Frames, call: Call, next: &mut u64, pending: &mut Pending) -> io::Result<()> {
-    if call.reply.is_closed() {
+    if call.reply.is_closed() || call.taken.swap(true, Ordering::SeqCst) {
         return Ok(());
     }
     pending.insert(*next, call.reply);
@@ -231,3 +270,22 @@ pub(super) fn parse<T: serde::de::DeserializeOwned>(frame: &[u8]) -> io::Result<
 }
 
 use super::Refusal;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_is_taken_back_from_a_peer_that_says_nothing() {
+        // The system accepts for it, as it does for a process that is paused.
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", silent.local_addr().unwrap());
+        let lane =
+            Lane::start(url, Hello { cluster: 1, from: 1, to: 2 }, Arc::new(Transport::new(None).unwrap()));
+        let start = Instant::now();
+        let over = tokio::time::sleep(Duration::from_millis(50));
+        let done = lane.call_unless(&Request::Info, over).await;
+        assert!(matches!(done, Err(LaneError::NotSent(_))), "{done:?}");
+        assert!(start.elapsed() < SILENCE, "it did not wait for the peer");
+    }
+}
