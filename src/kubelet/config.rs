@@ -8,7 +8,7 @@ use k8s_openapi::{api::core::v1::Taint, apimachinery::pkg::api::resource::Quanti
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{Error, error::Result};
+use crate::{Error, error::Result, pressure::Thresholds};
 
 /// The kubelet's flags, with upstream's names.
 #[derive(clap::Args, Debug, Clone)]
@@ -202,6 +202,8 @@ pub struct Config {
     pub lease_seconds: i32,
     /// How many pods fit.
     pub max_pods: i64,
+    /// When the node is under pressure.
+    pub thresholds: Thresholds,
     /// Resources that pods may not have, by name.
     pub reserved: BTreeMap<String, Vec<Quantity>>,
     /// A container's log is rotated at this size in bytes.
@@ -318,6 +320,7 @@ impl Config {
             node: node_name(&flags)?,
             ips: flags.node_ip.clone(),
             labels: labels(&flags)?,
+            thresholds: Thresholds::new(&file.eviction_hard).map_err(wrong)?,
             reserved: reserved(&file)?,
             kubeconfig: flags.kubeconfig,
             bootstrap_kubeconfig: flags.bootstrap_kubeconfig,

@@ -13,6 +13,7 @@ pub mod logs;
 pub mod manager;
 mod node;
 pub mod pod;
+pub mod pressure;
 pub mod runtime;
 mod server;
 mod tls;

@@ -20,10 +20,10 @@ fn meminfo(key: &str) -> Option<u64> {
     line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-/// Memory that could be had without swapping, in bytes.
+/// Memory that could be had without swapping, and all memory, in bytes.
 #[must_use]
-pub(crate) fn memory_available() -> Option<u64> {
-    meminfo("MemAvailable:")
+pub(crate) fn memory() -> Option<(u64, u64)> {
+    Some((meminfo("MemAvailable:")?, meminfo("MemTotal:")?))
 }
 
 /// Free and total bytes of the filesystem of a path.

@@ -27,8 +27,6 @@ const EAGER: Duration = Duration::from_millis(200);
 const CALM: Duration = Duration::from_secs(2);
 /// So many images are listed, the largest first.
 const IMAGES: usize = 50;
-/// Below this much free memory the node is under pressure (upstream's evictionHard).
-const MEMORY_LOW: u64 = 100 << 20;
 
 /// The labels that every node has.
 fn labels(context: &Context) -> BTreeMap<String, String> {
@@ -95,9 +93,9 @@ type Fact = (&'static str, bool, &'static str, String);
 
 /// What the runtime and the kernel say about the node.
 fn facts(context: &Context, runtime: &[cri::RuntimeCondition]) -> Vec<Fact> {
-    let memory = machine::memory_available().is_some_and(|free| free < MEMORY_LOW);
-    let disk =
-        machine::disk(&context.config.root).is_some_and(|(free, total)| free.saturating_mul(10) < total);
+    let (config, thresholds) = (&context.config, &context.config.thresholds);
+    let memory = machine::memory().is_some_and(|(free, total)| thresholds.memory_low(free, total));
+    let disk = machine::disk(&config.root).is_some_and(|(free, total)| thresholds.disk_low(free, total));
     let pressure = |kind, bad: bool, yes: (&'static str, &str), no: (&'static str, &str)| -> Fact {
         let (reason, text) = if bad { yes } else { no };
         (kind, bad, reason, text.to_owned())
