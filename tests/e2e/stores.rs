@@ -22,20 +22,29 @@ pub(crate) fn healthy(demo: &Demo) {
     });
 }
 
-/// Waits until the same is in all three.
+/// Waits until the same is in all three: asked at one revision, because Leases are renewed all the time and the
+/// members are asked one after the other.
 pub(crate) fn agree(demo: &Demo) {
     healthy(demo);
-    let (hash, _) = demo.wait("the same hash on all three members", || {
-        let (_, text) = etcdctl(demo, &["endpoint", "hashkv"]);
+    let ((hash, revision), _) = demo.wait("the same hash on all three members", || {
+        let Some(revision) = revision(demo) else { return Ok(Err("no member says its revision".into())) };
+        let (_, text) = etcdctl(demo, &["endpoint", "hashkv", "--rev", &revision]);
         let mut hashes: Vec<&str> = text.lines().filter_map(|l| l.split(", ").nth(1)).collect();
         let members = hashes.len();
         hashes.sort_unstable();
         hashes.dedup();
-        // Leases are renewed all the time, so two members may be asked on two sides of a write.
+        // A member that is behind answers with an error.
         let same = members == 3 && hashes.len() == 1;
-        Ok(if same { Ok(hashes[0].to_string()) } else { Err(text.clone()) })
+        Ok(if same { Ok((hashes[0].to_string(), revision)) } else { Err(text.clone()) })
     });
-    println!("      hashkv is {hash} on all three");
+    println!("      hashkv is {hash} on all three at revision {revision}");
+}
+
+/// The store's revision.
+fn revision(demo: &Demo) -> Option<String> {
+    let (_, text) = etcdctl(demo, &["get", "/", "--limit", "1", "-w", "json"]);
+    let digits = text.split("\"revision\":").nth(1)?.split(|c: char| !c.is_ascii_digit()).next()?;
+    (!digits.is_empty()).then(|| digits.to_string())
 }
 
 fn etcdctl(demo: &Demo, words: &[&str]) -> (bool, String) {
