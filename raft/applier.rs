@@ -7,20 +7,18 @@ use crate::{
     machine::Machine,
     snapshot::{self, SnapshotData},
     types::{Entry, LogId, Membership, Snapshot, SnapshotMeta, TypeConfig},
+    work,
 };
 use futures::{Stream, TryStreamExt};
 use openraft::{
     RaftSnapshotBuilder,
     storage::{ApplyResponder, EntryResponder, RaftStateMachine},
 };
-use std::{
-    io,
-    sync::{
-        Arc,
-        mpsc::{Receiver, Sender},
-    },
+use std::{io, sync::Arc};
+use tokio::sync::{
+    mpsc::{UnboundedReceiver as Receiver, UnboundedSender as Sender},
+    oneshot,
 };
-use tokio::sync::oneshot;
 
 /// Log entries applied in one batch, at most.
 const BATCH: usize = 512;
@@ -32,11 +30,11 @@ pub(crate) enum Job {
 }
 
 /// The thread: does jobs until one fails.
-pub(crate) fn job_loop(machine: &Machine, jobs: &Receiver<Job>) {
-    while let Ok(job) = jobs.recv() {
+pub(crate) async fn job_loop(machine: Arc<Machine>, mut jobs: Receiver<Job>) {
+    while let Some(job) = jobs.recv().await {
         let (result, done) = match job {
             Job::Apply(entries, done) => (machine.apply(entries), done),
-            Job::Install(meta, data, done) => (machine.install(&meta, data), done),
+            Job::Install(meta, data, done) => (machine.install(&meta, data).await, done),
         };
         let failed = result.is_err();
         // Nobody waiting any more means that the group is shutting down.
@@ -113,8 +111,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Applier {
     /// are sent.
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         let machine = self.machine.clone();
-        let saved =
-            tokio::task::spawn_blocking(move || machine.settle()).await.map_err(io::Error::other)??;
+        let saved = work::blocking(move || machine.settle()).await??;
         let mut snapshot = snapshot::live(self.machine.clone()).await?;
         snapshot.meta.last_log_id = saved.applied;
         snapshot.meta.last_membership = saved.membership;

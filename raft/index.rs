@@ -7,6 +7,7 @@
 use crate::{
     command::KeyValue,
     revision::{KeyRange, Revision},
+    work::mutant,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -66,7 +67,10 @@ impl History {
     fn compact(&mut self, main: i64, removed: &mut Vec<Revision>) {
         let superseded = self.points.partition_point(|point| point.at.main <= main).saturating_sub(1);
         removed.extend(self.points.drain(..superseded).map(|point| point.at));
-        if self.points.first().is_some_and(|point| point.deletion && point.at.main < main) {
+        if self.points.first().is_some_and(|point| {
+            point.deletion
+                && (point.at.main < main || mutant!(CompactsDeletion) || mutant!(RevisionFromRecords))
+        }) {
             removed.push(self.points.remove(0).at);
         }
     }

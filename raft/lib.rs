@@ -21,9 +21,12 @@ mod network;
 mod node;
 mod revision;
 mod run;
+#[cfg(test)]
+mod sim;
 mod snapshot;
 mod types;
 mod watch;
+mod work;
 
 pub use flags::{FlagError, Flags};
 pub use run::{Error, run};

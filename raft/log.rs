@@ -10,6 +10,7 @@ use crate::{
     codec,
     engine::Engine,
     types::{Entry, LogId, TypeConfig, Vote},
+    work::{self, mutant},
 };
 use openraft::{
     RaftLogReader,
@@ -22,13 +23,13 @@ use std::{
     io,
     ops::{Bound, RangeBounds},
     path::Path,
-    sync::{
-        Arc, PoisonError, RwLock,
-        mpsc::{self, Receiver, Sender},
-    },
+    sync::{Arc, PoisonError, RwLock},
     time::Instant,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{
+    mpsc::{self, UnboundedReceiver as Receiver, UnboundedSender as Sender},
+    oneshot,
+};
 
 const META: &str = "meta";
 const LOG: &str = "log";
@@ -77,9 +78,8 @@ impl Log {
         let engine = Engine::open(path, &[META, LOG], true)?;
         let shared = Arc::new(Shared { tail: RwLock::default(), engine, fsync: Box::new(fsync) });
         check(&shared.engine)?;
-        let (writer, queue) = mpsc::channel();
-        let thread = shared.clone();
-        std::thread::Builder::new().name("log".into()).spawn(move || write_loop(&thread, &queue))?;
+        let (writer, queue) = mpsc::unbounded_channel();
+        work::spawn("log", write_loop(shared.clone(), queue))?;
         Ok(Self { shared, writer })
     }
 
@@ -138,20 +138,20 @@ fn index_of(key: &[u8]) -> io::Result<u64> {
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "bad log key"))
 }
 
-fn write_loop(shared: &Shared, queue: &Receiver<Write>) {
-    while let Ok(first) = queue.recv() {
+async fn write_loop(shared: Arc<Shared>, mut queue: Receiver<Write>) {
+    while let Some(first) = queue.recv().await {
         let mut group = vec![first];
         while group.len() < GROUP {
             let Ok(next) = queue.try_recv() else { break };
             group.push(next);
         }
-        let result = write_group(shared, &group);
+        let result = write_group(&shared, &group).await;
         let failed = result.is_err();
         if let Err(error) = &result {
             tracing::error!(%error, "the log cannot be written: this member stops");
         }
         for write in group {
-            acknowledge(shared, write, &result);
+            acknowledge(&shared, write, &result);
         }
         if failed {
             return;
@@ -159,7 +159,7 @@ fn write_loop(shared: &Shared, queue: &Receiver<Write>) {
     }
 }
 
-fn write_group(shared: &Shared, group: &[Write]) -> io::Result<()> {
+async fn write_group(shared: &Shared, group: &[Write]) -> io::Result<()> {
     let mut batch = shared.engine.batch();
     let mut sync = false;
     for write in group {
@@ -182,10 +182,17 @@ fn write_group(shared: &Shared, group: &[Write]) -> io::Result<()> {
             }
         }
     }
-    batch.write()?;
+    let written = batch.write();
+    if !mutant!(IgnoresSyncErrors) {
+        written?;
+    }
     if sync {
         let start = Instant::now();
-        shared.engine.flush(true)?;
+        let synced =
+            if mutant!(AcknowledgesEarly) { shared.engine.flush(false) } else { shared.engine.sync().await };
+        if !mutant!(IgnoresSyncErrors) {
+            synced?;
+        }
         (shared.fsync)(start.elapsed());
     }
     Ok(())
@@ -361,6 +368,9 @@ impl RaftLogStorage<TypeConfig> for Log {
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         let vote = codec::encode(vote);
+        if mutant!(ForgetsVote) {
+            return Ok(());
+        }
         self.wait(|done| Write::Vote { vote, done }).await
     }
 

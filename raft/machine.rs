@@ -16,18 +16,19 @@ use crate::{
     snapshot::{self, SnapshotData},
     types::{Entry, LogId, Membership, SnapshotMeta, TypeConfig},
     watch::Hub,
+    work::{self, mutant},
 };
 use openraft::{EntryPayload, entry::RaftEntry, storage::ApplyResponder};
 use serde::{Deserialize, Serialize};
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::{
-        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        mpsc::{self, Receiver, Sender},
-    },
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
-use tokio::sync::watch;
+use tokio::sync::{
+    mpsc::{self, UnboundedReceiver as Receiver, UnboundedSender as Sender},
+    watch,
+};
 
 pub(crate) const KV: &str = "kv";
 pub(crate) const LEASE: &str = "lease";
@@ -38,7 +39,7 @@ pub(crate) const INSTALLING: &[u8] = b"installing";
 const SNAPSHOT: &[u8] = b"snapshot";
 
 /// Records removed in one batch after a compaction, at most.
-const SCRUB: usize = 1000;
+const SCRUB: usize = if cfg!(test) { 3 } else { 1000 };
 /// Bytes of history read for a watcher that is behind.
 const HISTORY_BYTES: usize = 1 << 20;
 /// Values read while the lock is held; above, a view is taken instead.
@@ -116,7 +117,7 @@ impl Machine {
         snapshot::resume(&engine, &spool)?;
         let (mut inner, _) = load(&engine)?;
         let garbage = inner.state.index.compact(inner.state.compacted);
-        let (scrub, removed) = mpsc::channel();
+        let (scrub, removed) = mpsc::unbounded_channel();
         let machine = Arc::new(Self {
             hub: Hub::new(inner.state.revision),
             applied: watch::Sender::new(inner.saved.applied.map_or(0, |id| id.index)),
@@ -125,11 +126,10 @@ impl Machine {
             spool,
             scrub,
         });
-        std::thread::Builder::new().name("scrub".into()).spawn(move || scrub_loop(&engine, &removed))?;
+        work::spawn("scrub", scrub_loop(engine, removed))?;
         machine.scrub(garbage);
-        let (jobs, queue) = mpsc::channel();
-        let thread = machine.clone();
-        std::thread::Builder::new().name("apply".into()).spawn(move || applier::job_loop(&thread, &queue))?;
+        let (jobs, queue) = mpsc::unbounded_channel();
+        work::spawn("apply", applier::job_loop(machine.clone(), queue))?;
         Ok((machine.clone(), Applier::new(machine, jobs)))
     }
 
@@ -203,6 +203,7 @@ impl Machine {
         }
         let mut commits: Vec<Commit> = Vec::new();
         let mut bytes = 0;
+        let from = from + i64::from(mutant!(SkipsCompacted) && from == inner.state.compacted);
         self.engine.scan(KV, &Revision { main: from, sub: 0 }.to_bytes(), |key, value| {
             let at = revision_of(key)?;
             if commits.last().is_none_or(|last| last.revision != at.main) {
@@ -322,10 +323,14 @@ impl Machine {
     }
 
     /// Replaces everything by another member's state. Readers wait.
-    pub(crate) fn install(&self, meta: &SnapshotMeta, data: SnapshotData) -> io::Result<()> {
-        let file = snapshot::spool(data, &self.spool)?;
+    pub(crate) async fn install(&self, meta: &SnapshotMeta, data: SnapshotData) -> io::Result<()> {
+        let file = snapshot::spool(data, &self.spool).await?;
+        self.replace(meta, &file)
+    }
+
+    fn replace(&self, meta: &SnapshotMeta, file: &Path) -> io::Result<()> {
         let mut inner = self.write();
-        snapshot::install(&self.engine, meta, &file)?;
+        snapshot::install(&self.engine, meta, file)?;
         let (loaded, index) = load(&self.engine)?;
         *inner = loaded;
         let garbage = {
@@ -346,7 +351,9 @@ impl Machine {
         let mut batch = self.engine.batch();
         batch.put(META, SNAPSHOT, &[])?;
         batch.write()?;
-        self.engine.flush(true)?;
+        if !mutant!(CutsUnsettled) {
+            self.engine.flush(true)?;
+        }
         Ok(saved)
     }
 
@@ -367,6 +374,10 @@ fn revision_of(key: &[u8]) -> io::Result<Revision> {
 
 fn write_effects(engine: &Engine, effects: &Effects, saved: &Saved) -> io::Result<()> {
     let mut batch = engine.batch();
+    if mutant!(AppliedApart) {
+        batch.put(META, STATE, &codec::encode(saved))?;
+        std::mem::replace(&mut batch, engine.batch()).write()?;
+    }
     for (revision, kv) in &effects.records {
         batch.put(KV, &revision.to_bytes(), &codec::encode(kv.as_ref()))?;
     }
@@ -385,10 +396,17 @@ fn write_effects(engine: &Engine, effects: &Effects, saved: &Saved) -> io::Resul
 
 /// Reads the state back from disk, with the index of the last entry applied.
 fn load(engine: &Engine) -> io::Result<(Inner, u64)> {
-    let saved: Saved = match engine.get(META, STATE)? {
+    let mut saved: Saved = match engine.get(META, STATE)? {
         Some(bytes) => codec::decode(&bytes)?,
         None => Saved { revision: 1, ..Saved::default() },
     };
+    if let Some(last) = saved.applied.as_mut().filter(|_| mutant!(AppliesTwice)) {
+        last.index = last.index.saturating_sub(1);
+    }
+    if mutant!(RevisionFromRecords) {
+        saved.revision =
+            engine.last(KV)?.map_or(Ok(1), |(key, _)| revision_of(&key).map(|last| last.main))?;
+    }
     let mut state = State { revision: saved.revision, compacted: saved.compacted, ..State::default() };
     engine.scan(LEASE, &[], |key, value| {
         let id = key.try_into().map(i64::from_be_bytes).map_err(io::Error::other)?;
@@ -421,9 +439,10 @@ fn attach_leases(state: &mut State) {
 
 /// Removes records in the order of their revisions: a key's deletion never goes before what it deleted, so a crash
 /// in between brings no key back.
-fn scrub_loop(engine: &Engine, removed: &Receiver<Vec<Revision>>) {
-    while let Ok(removed) = removed.recv() {
+async fn scrub_loop(engine: Engine, mut removed: Receiver<Vec<Revision>>) {
+    while let Some(removed) = removed.recv().await {
         for chunk in removed.chunks(SCRUB) {
+            work::step().await;
             let mut batch = engine.batch();
             let written = chunk
                 .iter()

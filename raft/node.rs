@@ -8,16 +8,13 @@ use crate::{
     command::{Command, Fault, Outcome, Range, RangeResult},
     local::Local,
     network::{LaneError, Peers, Refusal, Reply, Request},
+    work::{self, mutant},
 };
 use openraft::ServerState;
-use std::{
-    io,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{io, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 /// Pause before asking again after a refusal that had no effect.
@@ -132,7 +129,9 @@ impl Node {
             }
             while !waiters.is_empty() {
                 if let Some(index) = self.read_index().await {
-                    self.wait_applied(index).await;
+                    if !mutant!(ReadsUnapplied) {
+                        self.wait_applied(index).await;
+                    }
                     for waiter in waiters.drain(..) {
                         // A reader that is gone does not mind.
                         let _ = waiter.send(());
@@ -218,6 +217,7 @@ impl Node {
                 Ok(Reply::Refused(Refusal::Unknown)) => return Err(NodeError::Timeout),
                 Ok(Reply::Refused(Refusal::LeaseNotFound)) => return Err(NodeError::LeaseNotFound),
                 Ok(Reply::Refused(Refusal::Failed(text))) => return Err(NodeError::Failed(text)),
+                Err(LaneError::Lost(_)) if mutant!(ProposesAgain) => sleep(RETRY).await,
                 Err(LaneError::Lost(_)) => return Err(NodeError::Lost),
                 Ok(reply) => return Ok((reply, here)),
             }
@@ -269,8 +269,7 @@ impl Node {
             return machine.range(&query).map_err(NodeError::Disk);
         }
         let machine = machine.clone();
-        let read = tokio::task::spawn_blocking(move || machine.range(&query)).await;
-        read.map_err(io::Error::other).flatten().map_err(NodeError::Disk)
+        work::blocking(move || machine.range(&query)).await.flatten().map_err(NodeError::Disk)
     }
 
     /// Gives leadership to another member, the one that has most of the log if none is named.

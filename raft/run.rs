@@ -265,7 +265,7 @@ fn write_identity(folder: &Path, identity: &Identity) -> io::Result<()> {
 
 /// The longest a follower waits is its lease on the leader plus its own draw. Together they stay within
 /// --election-timeout.
-fn raft_config(config: &Config) -> Result<Arc<openraft::Config>, Error> {
+pub(crate) fn raft_config(config: &Config) -> Result<Arc<openraft::Config>, Error> {
     let election = config.flags.election_timeout;
     let raft = openraft::Config {
         cluster_name: format!("{:x}", config.cluster),
@@ -287,7 +287,7 @@ fn raft_config(config: &Config) -> Result<Arc<openraft::Config>, Error> {
 }
 
 /// At the first start, forms the group with the others, unless they know this member from earlier.
-async fn join(config: Arc<Config>, node: Arc<Node>) -> Result<(), Error> {
+pub(crate) async fn join(config: Arc<Config>, node: Arc<Node>) -> Result<(), Error> {
     let stopped = |error: &dyn std::fmt::Display| Error::Stopped(error.to_string());
     let raft = &node.local.raft;
     if raft.is_initialized().await.map_err(|error| stopped(&error))? {
@@ -341,7 +341,7 @@ async fn known_to_others(config: &Config, node: &Node) -> bool {
 }
 
 /// Tells the group who this member is and where clients reach it, until it knows.
-async fn publish(config: &Config, node: &Node, instance: u64) {
+pub(crate) async fn publish(config: &Config, node: &Node, instance: u64) {
     let member = Member {
         id: config.id,
         instance,

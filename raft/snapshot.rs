@@ -6,9 +6,10 @@
 
 use crate::{
     codec,
-    engine::Engine,
+    engine::{Engine, Part, View},
     machine::{self, INSTALLING, KV, LEASE, MEMBER, META, Machine, STATE, Saved},
     types::{Snapshot, SnapshotMeta},
+    work::{self, mutant},
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -56,10 +57,10 @@ struct Installing {
 pub(crate) async fn live(machine: Arc<Machine>) -> io::Result<Snapshot> {
     let (chunks, receiver) = mpsc::channel(AHEAD);
     let (begun, meta) = oneshot::channel();
-    std::thread::Builder::new().name("snapshot".into()).spawn(move || {
-        if let Err(error) = pump(&machine.engine, begun, &chunks) {
+    work::spawn("snapshot", async move {
+        if let Err(error) = pump(&machine.engine, begun, &chunks).await {
             // The receiver being gone means that nobody wants the rest.
-            let _ = chunks.blocking_send(Err(error));
+            let _ = chunks.send(Err(error)).await;
         }
     })?;
     let saved: Saved = meta.await.map_err(|_| io::Error::other("the snapshot could not be begun"))??;
@@ -67,7 +68,7 @@ pub(crate) async fn live(machine: Arc<Machine>) -> io::Result<Snapshot> {
     Ok(Snapshot { meta, snapshot: SnapshotData::Live(receiver) })
 }
 
-fn pump(
+async fn pump(
     engine: &Engine,
     begun: oneshot::Sender<io::Result<Saved>>,
     chunks: &mpsc::Sender<io::Result<Bytes>>,
@@ -82,31 +83,43 @@ fn pump(
     }
     let mut total = 0;
     for (number, part) in (0u8..).zip(PARTS) {
-        let mut items = Vec::new();
-        let mut bytes = 0;
-        view.scan(part, &[], |key, value| {
-            if part == META && key != STATE {
-                return Ok(true);
+        let mut next = Some(Vec::new());
+        while let Some(from) = next {
+            let items;
+            (items, next) = portion(&view, part, &from)?;
+            total += items.len() as u64;
+            if !items.is_empty() && !send(chunks, &Chunk::Items { part: number, items }).await {
+                return Ok(());
             }
-            total += 1;
-            bytes += key.len() + value.len();
-            items.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
-            if bytes < CHUNK {
-                return Ok(true);
-            }
-            bytes = 0;
-            send(chunks, &Chunk::Items { part: number, items: std::mem::take(&mut items) })
-        })?;
-        if !items.is_empty() && !send(chunks, &Chunk::Items { part: number, items })? {
-            return Ok(());
         }
     }
-    send(chunks, &Chunk::End { items: total }).map(|_| ())
+    send(chunks, &Chunk::End { items: total }).await;
+    Ok(())
+}
+
+type Items = Vec<(Bytes, Bytes)>;
+
+/// A chunk's items from a key on, and the key after them.
+fn portion(view: &View<'_>, part: Part, from: &[u8]) -> io::Result<(Items, Option<Vec<u8>>)> {
+    let (mut items, mut bytes, mut next) = (Items::new(), 0, None);
+    view.scan(part, from, |key, value| {
+        if part == META && key != STATE {
+            return Ok(true);
+        }
+        if bytes >= CHUNK {
+            next = Some(key.to_vec());
+            return Ok(false);
+        }
+        bytes += key.len() + value.len();
+        items.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+        Ok(true)
+    })?;
+    Ok((items, next))
 }
 
 /// `false` when nobody wants more.
-fn send(chunks: &mpsc::Sender<io::Result<Bytes>>, chunk: &Chunk) -> io::Result<bool> {
-    Ok(chunks.blocking_send(Ok(codec::encode(chunk).into())).is_ok())
+async fn send(chunks: &mpsc::Sender<io::Result<Bytes>>, chunk: &Chunk) -> bool {
+    chunks.send(Ok(codec::encode(chunk).into())).await.is_ok()
 }
 
 /// A file being received.
@@ -159,12 +172,12 @@ impl Drop for Spool {
 }
 
 /// Makes sure that a snapshot lies whole in a file.
-pub(crate) fn spool(data: SnapshotData, folder: &Path) -> io::Result<PathBuf> {
+pub(crate) async fn spool(data: SnapshotData, folder: &Path) -> io::Result<PathBuf> {
     match data {
         SnapshotData::File(path) => Ok(path),
         SnapshotData::Live(mut chunks) => {
             let mut spool = Spool::new(folder)?;
-            while let Some(chunk) = chunks.blocking_recv() {
+            while let Some(chunk) = chunks.recv().await {
                 spool.add(&chunk?)?;
             }
             match spool.finish()? {
@@ -209,7 +222,9 @@ fn replace(engine: &Engine, marker: &Installing) -> io::Result<()> {
     for part in [KV, LEASE, MEMBER] {
         batch.delete_range(part, &[], &[0xff; 16])?;
     }
-    batch.write()?;
+    if !mutant!(KeepsOldState) {
+        batch.write()?;
+    }
     let mut saved = Saved { revision: 1, ..Saved::default() };
     each_chunk(&marker.file, |chunk| {
         let Chunk::Items { part, items } = chunk else { return Ok(()) };

@@ -1,64 +1,73 @@
-//! Where bytes rest: two RocksDB databases, the log's and the state's, opened and tuned in one place.
+//! Where bytes rest: databases with named parts, in RocksDB or, in tests, in a memory that can fail like a disk.
 //!
-//! Keeps true: the log's database is written by `log.rs` only and synced before anything is acknowledged; the
-//! state's is never synced by itself, because the log can repeat it, except before the log is cut. Memory is bounded: one small
-//! block cache and small memtables. What the bytes mean is left to the callers.
+//! Keeps true: a batch is written whole or not at all; what was synced survives a power cut, what was not is lost
+//! from its end. The log's database is written by `log.rs` only and synced before anything is acknowledged; the
+//! state's is never synced by itself, because the log can repeat it, except before the log is cut. What the bytes
+//! mean is left to the callers.
 
-use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Options,
-    WriteBatch,
-};
-use std::{io, path::Path, sync::Arc};
+#[cfg(test)]
+pub(crate) mod memory;
+mod rocksdb;
 
-/// Bytes of blocks kept in memory, for both databases together.
-const BLOCK_CACHE: usize = 8 << 20;
-/// Bytes of a memtable; at most [`MEMTABLES`] of each column family are in memory, and [`ALL_MEMTABLES`] bytes of a
-/// database's.
-const MEMTABLE: usize = 4 << 20;
-const MEMTABLES: i32 = 2;
-const ALL_MEMTABLES: usize = 6 << 20;
-/// A database's write-ahead log is cut when it grows to this.
-const WAL: u64 = 32 << 20;
-
-/// A database with named parts.
-#[derive(Clone)]
-pub(crate) struct Engine {
-    db: Arc<DB>,
-}
+use std::{io, path::Path};
 
 /// One part of a database.
 pub(crate) type Part = &'static str;
+/// Is shown keys with their values until it says `false`.
+pub(crate) type Visit<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> io::Result<bool>;
 
-fn failed(error: rocksdb::Error) -> io::Error {
-    io::Error::other(error)
+/// A database with named parts.
+#[derive(Clone)]
+pub(crate) enum Engine {
+    /// On disk.
+    RocksDb(rocksdb::Store),
+    /// In memory.
+    #[cfg(test)]
+    Memory(memory::Store),
+}
+
+/// A database as it was at one moment.
+pub(crate) enum View<'a> {
+    /// On disk.
+    RocksDb(rocksdb::View<'a>),
+    /// In memory.
+    #[cfg(test)]
+    Memory(memory::View),
+}
+
+/// Writes that happen together or not at all.
+pub(crate) enum Batch<'a> {
+    /// On disk.
+    RocksDb(rocksdb::Batch<'a>),
+    /// In memory.
+    #[cfg(test)]
+    Memory(memory::Batch<'a>),
+}
+
+/// Does the same with either kind.
+macro_rules! with {
+    ($value:expr, $inner:ident => $done:expr) => {
+        match $value {
+            Self::RocksDb($inner) => $done,
+            #[cfg(test)]
+            Self::Memory($inner) => $done,
+        }
+    };
 }
 
 impl Engine {
     /// Opens or makes a database. Writes reach the file only with [`Engine::flush`] when `manual`.
     pub(crate) fn open(path: &Path, parts: &[Part], manual: bool) -> io::Result<Self> {
-        let cache = Cache::new_lru_cache(BLOCK_CACHE / 2);
-        let parts = parts.iter().map(|part| ColumnFamilyDescriptor::new(*part, part_options(&cache)));
-        let mut options = Options::default();
-        options.create_if_missing(true);
-        options.create_missing_column_families(true);
-        options.set_manual_wal_flush(manual);
-        // A torn tail was never acknowledged; anything else that is broken must not be read over.
-        options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
-        options.set_track_and_verify_wals_in_manifest(true);
-        options.set_recycle_log_file_num(0);
-        options.set_max_total_wal_size(WAL);
-        options.set_db_write_buffer_size(ALL_MEMTABLES);
-        options.set_max_background_jobs(2);
-        options.set_max_open_files(256);
-        options.set_keep_log_file_num(2);
-        options.set_stats_dump_period_sec(0);
-        let db = DB::open_cf_descriptors(&options, path, parts).map_err(failed)?;
-        Ok(Self { db: Arc::new(db) })
+        #[cfg(test)]
+        if let Some(disk) = memory::Disk::mounted(path) {
+            return disk.open(path, parts, manual).map(Self::Memory);
+        }
+        rocksdb::Store::open(path, parts, manual).map(Self::RocksDb)
     }
 
     /// One value.
     pub(crate) fn get(&self, part: Part, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        self.db.get_cf(&self.handle(part)?, key).map_err(failed)
+        with!(self, store => store.get(part, key))
     }
 
     /// Everything from a key on, in order, until `visit` says `false`.
@@ -73,68 +82,52 @@ impl Engine {
 
     /// The last key and value of a part.
     pub(crate) fn last(&self, part: Part) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
-        let found = self.db.iterator_cf(&self.handle(part)?, rocksdb::IteratorMode::End).next();
-        found.transpose().map(|found| found.map(|(key, value)| (key.into(), value.into()))).map_err(failed)
+        with!(self, store => store.last(part))
     }
 
     /// Everything as it is now, whatever is written later.
     pub(crate) fn view(&self) -> View<'_> {
-        View { engine: self, snapshot: self.db.snapshot() }
+        match self {
+            Self::RocksDb(store) => View::RocksDb(store.view()),
+            #[cfg(test)]
+            Self::Memory(store) => View::Memory(store.view()),
+        }
     }
 
     /// An empty batch.
     pub(crate) fn batch(&self) -> Batch<'_> {
-        Batch { engine: self, batch: WriteBatch::default() }
+        match self {
+            Self::RocksDb(store) => Batch::RocksDb(store.batch()),
+            #[cfg(test)]
+            Self::Memory(store) => Batch::Memory(store.batch()),
+        }
     }
 
     /// Hands what was written to the operating system, and with `sync` to the disk. After an error nothing may be
     /// written any more: which writes are on disk is unknown.
     pub(crate) fn flush(&self, sync: bool) -> io::Result<()> {
-        self.db.flush_wal(sync).map_err(failed)
+        with!(self, store => store.flush(sync))
+    }
+
+    /// [`Engine::flush`] to the disk, for the log's writer. Only a simulated disk lets others run meanwhile.
+    pub(crate) async fn sync(&self) -> io::Result<()> {
+        #[cfg(test)]
+        if let Self::Memory(store) = self {
+            return store.sync().await;
+        }
+        self.flush(true)
     }
 
     /// Bytes on disk, and bytes of them in use.
     pub(crate) fn size(&self, part: Part) -> (u64, u64) {
-        let number = |name: &str| {
-            let handle = self.handle(part).ok()?;
-            self.db.property_int_value_cf(&handle, name).ok().flatten()
-        };
-        let memory = number("rocksdb.cur-size-all-mem-tables").unwrap_or_default();
-        let total = number("rocksdb.total-sst-files-size").unwrap_or_default() + memory;
-        let live = number("rocksdb.estimate-live-data-size").unwrap_or_default() + memory;
-        (total, live.min(total))
+        with!(self, store => store.size(part))
     }
-
-    fn handle(&self, part: Part) -> io::Result<Arc<rocksdb::BoundColumnFamily<'_>>> {
-        self.db
-            .cf_handle(part)
-            .ok_or_else(|| io::Error::other(format!("the database has no column family {part:?}")))
-    }
-}
-
-fn part_options(cache: &Cache) -> Options {
-    let mut table = BlockBasedOptions::default();
-    table.set_block_cache(cache);
-    table.set_cache_index_and_filter_blocks(true);
-    table.set_bloom_filter(10.0, false);
-    let mut options = Options::default();
-    options.set_block_based_table_factory(&table);
-    options.set_write_buffer_size(MEMTABLE);
-    options.set_max_write_buffer_number(MEMTABLES);
-    options.set_compression_type(DBCompressionType::Lz4);
-    options
-}
-
-/// A database as it was at one moment.
-pub(crate) struct View<'a> {
-    engine: &'a Engine,
-    snapshot: rocksdb::SnapshotWithThreadMode<'a, DB>,
 }
 
 impl View<'_> {
     /// One value.
     pub(crate) fn get(&self, part: Part, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        self.snapshot.get_cf(&self.engine.handle(part)?, key).map_err(failed)
+        with!(self, view => view.get(part, key))
     }
 
     /// Everything from a key on, in order, until `visit` says `false`.
@@ -144,44 +137,28 @@ impl View<'_> {
         from: &[u8],
         mut visit: impl FnMut(&[u8], &[u8]) -> io::Result<bool>,
     ) -> io::Result<()> {
-        let mode = rocksdb::IteratorMode::From(from, rocksdb::Direction::Forward);
-        for item in self.snapshot.iterator_cf(&self.engine.handle(part)?, mode) {
-            let (key, value) = item.map_err(failed)?;
-            if !visit(&key, &value)? {
-                break;
-            }
-        }
-        Ok(())
+        with!(self, view => view.scan(part, from, &mut visit))
     }
-}
-
-/// Writes that happen together or not at all.
-pub(crate) struct Batch<'a> {
-    engine: &'a Engine,
-    batch: WriteBatch,
 }
 
 impl Batch<'_> {
     /// Writes a value.
     pub(crate) fn put(&mut self, part: Part, key: &[u8], value: &[u8]) -> io::Result<()> {
-        self.batch.put_cf(&self.engine.handle(part)?, key, value);
-        Ok(())
+        with!(self, batch => batch.put(part, key, value))
     }
 
     /// Removes a value.
     pub(crate) fn delete(&mut self, part: Part, key: &[u8]) -> io::Result<()> {
-        self.batch.delete_cf(&self.engine.handle(part)?, key);
-        Ok(())
+        with!(self, batch => batch.delete(part, key))
     }
 
     /// Removes the values of `[from, to)`.
     pub(crate) fn delete_range(&mut self, part: Part, from: &[u8], to: &[u8]) -> io::Result<()> {
-        self.batch.delete_range_cf(&self.engine.handle(part)?, from, to);
-        Ok(())
+        with!(self, batch => batch.delete_range(part, from, to))
     }
 
     /// Does it.
     pub(crate) fn write(self) -> io::Result<()> {
-        self.engine.db.write(self.batch).map_err(failed)
+        with!(self, batch => batch.write())
     }
 }

@@ -12,11 +12,12 @@ use crate::{
     mvcc::{Change, Commit},
     node::{self, NodeError},
     revision::KeyRange,
+    work::{self, mutant},
 };
 use bytes::Bytes;
-use futures::{StreamExt, stream::BoxStream};
+use futures::{Stream, StreamExt, stream::BoxStream};
 use prost::Message;
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -71,7 +72,26 @@ impl pb::watch_server::Watch for Member {
     ) -> Result<Response<Self::WatchStream>, Status> {
         self.require_leader(request.metadata())?;
         let needs_leader = has_leader(request.metadata());
-        let (replies, stream) = mpsc::channel(AHEAD);
+        let responses = self.watch_session(request.into_inner(), needs_leader);
+        Ok(Response::new(ReceiverStream::new(responses).boxed()))
+    }
+}
+
+/// What a client asks on a stream.
+pub(crate) trait Requests:
+    Stream<Item = Result<pb::WatchRequest, Status>> + Send + Unpin + 'static
+{
+}
+impl<T: Stream<Item = Result<pb::WatchRequest, Status>> + Send + Unpin + 'static> Requests for T {}
+
+impl Member {
+    /// Serves a stream of requests. The answers come to the receiver.
+    pub(crate) fn watch_session(
+        &self,
+        requests: impl Requests,
+        needs_leader: bool,
+    ) -> mpsc::Receiver<Result<pb::WatchResponse, Status>> {
+        let (replies, responses) = mpsc::channel(AHEAD);
         let session = Session {
             member: self.arc(),
             replies: replies.clone(),
@@ -79,19 +99,18 @@ impl pb::watch_server::Watch for Member {
             next_id: 0,
             progress_wanted: false,
         };
-        let requests = request.into_inner();
         tokio::spawn(async move {
             if let Err(End::Told(status)) = session.run(requests, needs_leader).await {
                 // A client that is gone need not be told.
                 let _ = replies.send(Err(status)).await;
             }
         });
-        Ok(Response::new(ReceiverStream::new(stream).boxed()))
+        responses
     }
 }
 
 impl Session {
-    async fn run(mut self, mut requests: Streaming<pb::WatchRequest>, needs_leader: bool) -> Result<(), End> {
+    async fn run(mut self, mut requests: impl Requests, needs_leader: bool) -> Result<(), End> {
         let mut revisions = self.member.node.local.machine.hub().subscribe();
         let mut leaders = self.member.node.leadership();
         let mut tick = tokio::time::interval(self.member.config.flags.watch_progress_notify_interval);
@@ -132,6 +151,9 @@ impl Session {
                 self.send(pb::WatchResponse { watch_id: id, canceled: true, ..self.response(now) }).await
             }
             Some(RequestUnion::ProgressRequest(_)) => {
+                if mutant!(ProgressBeforeEvents) {
+                    return self.progress(WHOLE_STREAM, self.member.node.local.machine.revision()).await;
+                }
                 self.progress_wanted = true;
                 Ok(())
             }
@@ -210,8 +232,8 @@ impl Session {
         if let Some(commits) = machine.hub().since(from) {
             return Ok(Ok(commits));
         }
-        let read = tokio::task::spawn_blocking(move || machine.history(from)).await;
-        match read.map_err(|error| HistoryError::Disk(io::Error::other(error))).flatten() {
+        let read = work::blocking(move || machine.history(from)).await;
+        match read.map_err(HistoryError::Disk).flatten() {
             Ok(commits) => Ok(Ok(commits.into_iter().map(Arc::new).collect())),
             Err(HistoryError::Compacted(revision)) => Ok(Err(revision)),
             Err(HistoryError::Disk(error)) => Err(End::Told(NodeError::Disk(error).into())),
@@ -253,7 +275,11 @@ impl Session {
         let Some(watcher) = self.watchers.get_mut(&id) else { return Ok(()) };
         watcher.quiet = false;
         let fragment = watcher.fragment;
-        let count = |events: &[pb::Event]| if fragment { fitting(events, limit) } else { events.len() };
+        let count = |events: &[pb::Event]| match fragment {
+            true => fitting(events, limit),
+            false if mutant!(SplitsRevision) => 1,
+            false => events.len(),
+        };
         while count(&events) < events.len() {
             let rest = events.split_off(count(&events));
             let part = pb::WatchResponse { watch_id: id, fragment: true, events, ..self.response_now() };
@@ -309,7 +335,7 @@ impl Session {
 impl Watcher {
     fn wants(&self, change: &Change) -> bool {
         // A new watcher's portion may begin before its first revision.
-        change.kv.modified >= self.next
+        (change.kv.modified >= self.next || mutant!(FutureGetsPast))
             && (if change.kv.is_deletion() { self.deletions } else { self.puts })
             && self.keys.contains(&change.kv.key)
     }
@@ -321,7 +347,11 @@ fn watcher(create: pb::WatchCreateRequest, now: i64) -> Watcher {
     let without = |filter: FilterType| create.filters.contains(&i32::from(filter));
     Watcher {
         keys: KeyRange::new(&key, &create.range_end),
-        next: if create.start_revision > 0 { create.start_revision } else { now + 1 },
+        next: if create.start_revision > 0 && !(mutant!(FutureGetsPast) && create.start_revision > now) {
+            create.start_revision
+        } else {
+            now + 1
+        },
         prev_kv: create.prev_kv,
         puts: !without(FilterType::Noput),
         deletions: !without(FilterType::Nodelete),

@@ -11,6 +11,8 @@ mod transport;
 
 pub(crate) use lane::{Lane, LaneError};
 pub(crate) use server::serve;
+#[cfg(test)]
+pub(crate) use transport::{Listener, Socket, Stream};
 pub(crate) use transport::{PeerTls, Transport, host_port, is_loopback};
 
 use crate::{
@@ -19,7 +21,7 @@ use crate::{
     types::{Snapshot, SnapshotMeta, TypeConfig, Vote},
 };
 use bytes::Bytes;
-use futures::{Stream, StreamExt, stream};
+use futures::{StreamExt, stream};
 use openraft::{
     errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
     impls::BasicNode,
@@ -233,7 +235,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
         RpcResult<stream::BoxStream<'s, RpcResult<StreamAppendResult<TypeConfig>>>>,
     >
     where
-        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+        S: futures::Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
         let lane = self.bulk().clone();
         // Each request is written to the lane, in order, when it is taken from the input; the replies come back in

@@ -6,20 +6,19 @@
 use super::{
     Hello, Refusal, Reply, Request, Transport,
     lane::{frame, framed, parse},
+    transport::{Listener, Socket},
 };
 use crate::{
     codec,
     local::Local,
     snapshot::Spool,
     types::{Snapshot, SnapshotMeta, Vote},
+    work,
 };
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt, poll};
 use std::{io, pin::pin, sync::Arc, task::Poll, time::Duration};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::mpsc,
-};
+use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Replies in line to be written; a peer that does not read them is not read from either.
@@ -29,7 +28,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Answers peers until stopped.
 pub(crate) async fn serve(
-    listener: TcpListener,
+    listener: impl Listener,
     transport: Arc<Transport>,
     local: Arc<Local>,
     stop: CancellationToken,
@@ -41,7 +40,7 @@ pub(crate) async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok(stream) => {
                 let (transport, local, stop) = (transport.clone(), local.clone(), stop.clone());
                 let inner = tasks.clone();
                 tasks.spawn(async move {
@@ -64,7 +63,7 @@ pub(crate) async fn serve(
 }
 
 async fn connection(
-    stream: TcpStream,
+    stream: impl Socket,
     transport: &Transport,
     local: &Arc<Local>,
     tasks: &TaskTracker,
@@ -205,8 +204,7 @@ async fn install(local: &Local, vote: Vote, meta: SnapshotMeta, spool: Option<Sp
     let Some(spool) = spool else {
         return Reply::Refused(Refusal::Failed("a snapshot's end before its beginning".into()));
     };
-    let received = tokio::task::spawn_blocking(move || spool.finish()).await;
-    let snapshot = match received.map_err(io::Error::other).flatten() {
+    let snapshot = match work::blocking(move || spool.finish()).await.flatten() {
         Ok(snapshot) => snapshot,
         Err(error) => return failed(&error),
     };

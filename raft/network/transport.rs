@@ -8,7 +8,7 @@ use serve::{ServerTls, Tls, pem};
 use std::{io, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -20,6 +20,30 @@ const HANDSHAKE: Duration = Duration::from_secs(3);
 /// A connection, encrypted or not.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A connection as it comes from the network.
+pub(crate) trait Socket: Stream + 'static {
+    /// Sends small messages at once.
+    fn set_nodelay(&self) -> io::Result<()>;
+}
+
+impl Socket for TcpStream {
+    fn set_nodelay(&self) -> io::Result<()> {
+        Self::set_nodelay(self, true)
+    }
+}
+
+/// Where connections come from.
+pub(crate) trait Listener: Send + 'static {
+    /// The next one.
+    fn accept(&self) -> impl Future<Output = io::Result<impl Socket>> + Send;
+}
+
+impl Listener for TcpListener {
+    async fn accept(&self) -> io::Result<impl Socket> {
+        Self::accept(self).await.map(|(stream, _)| stream)
+    }
+}
 
 /// The files with which members prove who they are.
 #[derive(Clone, Debug)]
@@ -56,8 +80,8 @@ impl Transport {
     }
 
     /// Takes a caller's connection.
-    pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<Box<dyn Stream>> {
-        stream.set_nodelay(true)?;
+    pub(crate) async fn accept(&self, stream: impl Socket) -> io::Result<Box<dyn Stream>> {
+        stream.set_nodelay()?;
         match &self.server {
             None => Ok(Box::new(stream)),
             Some(tls) => {
@@ -70,6 +94,10 @@ impl Transport {
     /// Calls a peer.
     pub(crate) async fn connect(&self, url: &str) -> io::Result<Box<dyn Stream>> {
         let (host, port) = host_port(url)?;
+        #[cfg(test)]
+        if turmoil::in_simulation() {
+            return crate::sim::net::connect(&host, port, CONNECT).await;
+        }
         let stream = tokio::time::timeout(CONNECT, TcpStream::connect((host.as_str(), port))).await??;
         stream.set_nodelay(true)?;
         let Some(files) = &self.files else { return Ok(Box::new(stream)) };

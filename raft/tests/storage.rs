@@ -1,4 +1,4 @@
-//! openraft's own suite over the log and the state on disk, and what it does not look at.
+//! openraft's own suite over the log and the state, on both engines, and what it does not look at.
 
 use super::*;
 use crate::{
@@ -11,23 +11,43 @@ use openraft::{
     testing::log::StoreBuilder,
 };
 
-struct Builder;
+/// A folder whose databases are RocksDB's, or in memory.
+fn folder(memory: bool) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    if memory {
+        crate::engine::memory::Disk::default().mount(folder.path());
+    }
+    folder
+}
+
+struct Builder {
+    memory: bool,
+}
 
 impl StoreBuilder<TypeConfig, Log, Applier, tempfile::TempDir> for Builder {
     async fn build(&self) -> Result<(tempfile::TempDir, Log, Applier), StorageError<TypeConfig>> {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = folder(self.memory);
         let log = Log::open(&folder.path().join("log"), |_| {}).unwrap();
         let (_, applier) = Machine::open(folder.path()).unwrap();
         Ok((folder, log, applier))
     }
 }
 
-#[test]
-fn openraft_accepts_the_log_and_the_state() {
+fn openraft_accepts(memory: bool) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let suite =
         openraft::testing::log::Suite::<TypeConfig, Log, Applier, Builder, tempfile::TempDir>::test_all;
-    runtime.block_on(suite(Builder)).unwrap();
+    runtime.block_on(suite(Builder { memory })).unwrap();
+}
+
+#[test]
+fn openraft_accepts_the_log_and_the_state() {
+    openraft_accepts(false);
+}
+
+#[test]
+fn openraft_accepts_them_in_memory() {
+    openraft_accepts(true);
 }
 
 fn entry(index: u64, key: &str, value: &str) -> Entry {
@@ -51,7 +71,10 @@ fn machine_with(folder: &Path, entries: u64) -> (Arc<Machine>, Applier) {
 
 #[test]
 fn a_restart_repeats_nothing_and_forgets_nothing() {
-    let folder = tempfile::tempdir().unwrap();
+    [false, true].into_iter().map(folder).for_each(|folder| restart(&folder));
+}
+
+fn restart(folder: &tempfile::TempDir) {
     let (machine, applier) = machine_with(folder.path(), 30);
     let compact = Entry {
         log_id: openraft::testing::log_id::<TypeConfig>(1, 1, 30),
@@ -85,7 +108,7 @@ fn reopen(folder: &Path) -> Arc<Machine> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_makes_another_member_the_same() {
-    let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (one, other) = (folder(false), folder(true));
     let (machine, mut applier) = machine_with(one.path(), 50);
     let (copy, mut receiver) = machine_with(other.path(), 3);
     let snapshot = applier.build_snapshot().await.unwrap();
