@@ -92,6 +92,14 @@ pub enum Error {
         /// The log's last line.
         words: String,
     },
+    /// A member of a store that should run does not.
+    #[error("member {name} is not running: start it first; its log is {}", log.display())]
+    NoMember {
+        /// The member.
+        name: String,
+        /// Where its log is.
+        log: PathBuf,
+    },
     /// The host is switched off.
     #[error("{host} is off: deploy/sandbox poweron {host}")]
     Off {

@@ -16,6 +16,7 @@ mod faults;
 mod haproxy;
 pub mod images;
 mod layout;
+pub mod members;
 mod mounts;
 mod namespace;
 mod network;
