@@ -19,6 +19,7 @@ mod metrics;
 mod mvcc;
 mod network;
 mod node;
+mod query;
 mod revision;
 mod run;
 mod snapshot;
