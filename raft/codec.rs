@@ -47,7 +47,7 @@ fn invalid(text: String) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{Command, Compare, Comparison, KeyValue, Op, Put, Target, Txn};
+    use crate::command::{Alarm, AlarmKind, Command, Compare, Comparison, KeyValue, Op, Put, Target, Txn};
     use bytes::Bytes;
 
     fn hex(bytes: &[u8]) -> String {
@@ -78,6 +78,8 @@ mod tests {
         });
         assert_eq!(hex(&encode(&txn)), "010201016b0000020a0101016b01760000000000");
         assert_eq!(decode::<Command>(&encode(&txn)).unwrap(), txn);
+        let alarm = Command::Alarm { alarm: Alarm { kind: AlarmKind::Corrupt, member: 9 }, raise: true };
+        assert_eq!(hex(&encode(&alarm)), "0107010901");
     }
 
     #[test]

@@ -30,6 +30,45 @@ pub(crate) enum Command {
     Revoke(i64),
     /// A member tells who it is.
     Member(Member),
+    /// Raise or lift an alarm.
+    Alarm {
+        /// Which.
+        alarm: Alarm,
+        /// Raise, not lift.
+        raise: bool,
+    },
+}
+
+impl Command {
+    /// Whether it may change keys or leases.
+    #[must_use]
+    pub(crate) fn writes(&self) -> bool {
+        match self {
+            Self::Txn(txn) => txn.any(&|op| !matches!(op, Op::Range(_))),
+            Self::Member(_) | Self::Alarm { .. } => false,
+            _ => true,
+        }
+    }
+
+    /// Whether it may make the state larger.
+    #[must_use]
+    pub(crate) fn grows(&self) -> bool {
+        match self {
+            Self::Put(_) | Self::Grant { .. } => true,
+            Self::Txn(txn) => txn.any(&|op| matches!(op, Op::Put(_))),
+            _ => false,
+        }
+    }
+}
+
+impl Txn {
+    /// Whether one of all its operations, those within inner transactions too, is such a one.
+    fn any(&self, such: &dyn Fn(&Op) -> bool) -> bool {
+        self.success.iter().chain(&self.failure).any(|op| match op {
+            Op::Txn(inner) => inner.any(such),
+            op => such(op),
+        })
+    }
 }
 
 impl fmt::Display for Command {
@@ -43,6 +82,7 @@ impl fmt::Display for Command {
             Self::Grant { .. } => "grant",
             Self::Revoke(_) => "revoke",
             Self::Member(_) => "member",
+            Self::Alarm { .. } => "alarm",
         })
     }
 }
@@ -109,6 +149,9 @@ pub(crate) struct Sort {
     pub(crate) descending: bool,
     /// What is compared.
     pub(crate) by: SortBy,
+    /// The limit first takes the first keys, and one more, in the order of keys: what etcd does when it is told
+    /// what to compare, but not which order.
+    pub(crate) after_limit: bool,
 }
 
 /// What an order compares.
@@ -231,6 +274,24 @@ pub(crate) struct Member {
     pub(crate) client_urls: Vec<String>,
 }
 
+/// A member's alarm. While one is raised, every member refuses what could make it worse.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+pub(crate) struct Alarm {
+    /// What is wrong.
+    pub(crate) kind: AlarmKind,
+    /// Where.
+    pub(crate) member: u64,
+}
+
+/// What an alarm is about.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+pub(crate) enum AlarmKind {
+    /// The state has outgrown its quota: nothing that grows it.
+    NoSpace,
+    /// Members differ: nothing that changes keys.
+    Corrupt,
+}
+
 /// What came of a command.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct Outcome {
@@ -263,6 +324,8 @@ pub(crate) enum Response {
         /// One for each operation done.
         responses: Vec<Response>,
     },
+    /// Of a change of alarms: the one that is meant, if it is (or was) raised.
+    Alarm(Option<Alarm>),
 }
 
 /// What a read found.
@@ -289,4 +352,8 @@ pub(crate) enum Fault {
     LeaseExists,
     /// No such key, but it was to keep its value or lease.
     KeyNotFound,
+    /// There is an alarm about space.
+    NoSpace,
+    /// There is an alarm about differing members.
+    Corrupt,
 }

@@ -50,9 +50,9 @@ impl History {
         self.points[..seen].last().filter(|point| !point.deletion).map(|point| point.at)
     }
 
-    /// The state of the key just before a change.
+    /// Where the key's value of before a revision lies, whatever else that revision does to the key.
     fn before(&self, revision: Revision) -> Option<Revision> {
-        let earlier = self.points.partition_point(|point| point.at < revision);
+        let earlier = self.points.partition_point(|point| point.at.main < revision.main);
         self.points[..earlier].last().filter(|point| !point.deletion).map(|point| point.at)
     }
 
@@ -78,7 +78,7 @@ impl Index {
         self.keys.get(key)?.live
     }
 
-    /// Where the key's value of just before a change lies, if it was alive and is not compacted.
+    /// Where the key's value of before a change's revision lies, if it was alive and is not compacted.
     pub(crate) fn before(&self, key: &[u8], revision: Revision) -> Option<Revision> {
         self.keys.get(key)?.before(revision)
     }

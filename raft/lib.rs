@@ -20,6 +20,7 @@ mod mvcc;
 mod network;
 mod node;
 mod obituary;
+mod query;
 mod revision;
 mod run;
 mod snapshot;

@@ -8,10 +8,11 @@
 use crate::{
     applier::{self, Applier},
     codec,
-    command::{Fault, KeyValue, Member, Outcome, Range, RangeResult, Response},
+    command::{Alarm, Fault, KeyValue, Member, Outcome, Range, RangeResult, Response},
     engine::{Batch, Engine, View},
     lease::Lease,
     mvcc::{self, Change, Commit, Effects, State, Values},
+    query,
     revision::Revision,
     snapshot::{self, SnapshotData},
     types::{Entry, LogId, Membership, SnapshotMeta, TypeConfig},
@@ -27,12 +28,13 @@ use std::{
         mpsc::{self, Receiver, Sender},
     },
 };
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 pub(crate) const KV: &str = "kv";
 pub(crate) const LEASE: &str = "lease";
 pub(crate) const MEMBER: &str = "member";
 pub(crate) const META: &str = "meta";
+pub(crate) const ALARM: &str = "alarm";
 pub(crate) const STATE: &[u8] = b"state";
 pub(crate) const INSTALLING: &[u8] = b"installing";
 const SNAPSHOT: &[u8] = b"snapshot";
@@ -45,7 +47,7 @@ const HISTORY_BYTES: usize = 1 << 20;
 const INLINE: usize = 16;
 
 /// What is saved with every batch.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Saved {
     /// The last log entry applied.
     pub(crate) applied: Option<LogId>,
@@ -57,6 +59,13 @@ pub(crate) struct Saved {
     pub(crate) compacted: i64,
 }
 
+impl Default for Saved {
+    fn default() -> Self {
+        let State { revision, compacted, .. } = State::default();
+        Self { applied: None, membership: Membership::default(), revision, compacted }
+    }
+}
+
 /// The state, shared by everybody who reads it.
 pub(crate) struct Machine {
     pub(crate) engine: Engine,
@@ -65,7 +74,13 @@ pub(crate) struct Machine {
     applied: watch::Sender<u64>,
     /// Where snapshots of other members are received.
     pub(crate) spool: PathBuf,
-    scrub: Sender<Vec<Revision>>,
+    scrub: Sender<Scrub>,
+}
+
+/// Records to remove, and who waits until all asked for before are removed.
+struct Scrub {
+    removed: Vec<Revision>,
+    done: Option<oneshot::Sender<()>>,
 }
 
 struct Inner {
@@ -112,11 +127,11 @@ impl Machine {
     pub(crate) fn open(folder: &Path) -> io::Result<(Arc<Self>, Applier)> {
         let spool = folder.join("snap");
         std::fs::create_dir_all(&spool)?;
-        let engine = Engine::open(&folder.join("state"), &[KV, LEASE, MEMBER, META], false)?;
+        let engine = Engine::open(&folder.join("state"), &[KV, LEASE, MEMBER, META, ALARM], false)?;
         snapshot::resume(&engine, &spool)?;
         let (mut inner, _) = load(&engine)?;
         let garbage = inner.state.index.compact(inner.state.compacted);
-        let (scrub, removed) = mpsc::channel();
+        let (scrub, queue) = mpsc::channel();
         let machine = Arc::new(Self {
             hub: Hub::new(inner.state.revision),
             applied: watch::Sender::new(inner.saved.applied.map_or(0, |id| id.index)),
@@ -125,7 +140,7 @@ impl Machine {
             spool,
             scrub,
         });
-        std::thread::Builder::new().name("scrub".into()).spawn(move || scrub_loop(&engine, &removed))?;
+        std::thread::Builder::new().name("scrub".into()).spawn(move || scrub_loop(&engine, &queue))?;
         machine.scrub(garbage);
         let (jobs, queue) = mpsc::channel();
         let thread = machine.clone();
@@ -136,8 +151,16 @@ impl Machine {
     fn scrub(&self, removed: Vec<Revision>) {
         if !removed.is_empty() {
             // The thread ends only with this struct.
-            let _ = self.scrub.send(removed);
+            let _ = self.scrub.send(Scrub { removed, done: None });
         }
+    }
+
+    /// Waits until what earlier compactions left over is removed.
+    pub(crate) async fn scrubbed(&self) -> io::Result<()> {
+        let (done, waiter) = oneshot::channel();
+        let stopped = || io::Error::other("compacted records cannot be removed");
+        self.scrub.send(Scrub { removed: Vec::new(), done: Some(done) }).map_err(|_| stopped())?;
+        waiter.await.map_err(|_| stopped())
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Inner> {
@@ -177,11 +200,11 @@ impl Machine {
     pub(crate) fn range(&self, query: &Range) -> io::Result<(i64, Result<RangeResult, Fault>)> {
         let inner = self.read();
         let revision = inner.state.revision;
-        if let Err(fault) = mvcc::check_revision(&inner.state, query.revision) {
+        if let Err(fault) = query::check_revision(&inner.state, query.revision) {
             return Ok((revision, Err(fault)));
         }
         let at = if query.revision > 0 { query.revision } else { revision };
-        let found = mvcc::find(&inner.state.index, query, at);
+        let found = query::find(&inner.state.index, query, at);
         if found.len() <= INLINE {
             return Ok((revision, Ok(found.read(query, &Disk(&self.engine))?)));
         }
@@ -242,6 +265,11 @@ impl Machine {
         self.read().state.members.values().cloned().collect()
     }
 
+    /// The alarms that are raised.
+    pub(crate) fn alarms(&self) -> Vec<Alarm> {
+        self.read().state.alarms.iter().copied().collect()
+    }
+
     /// What is saved with the latest batch.
     pub(crate) fn saved(&self) -> Saved {
         self.read().saved.clone()
@@ -257,7 +285,7 @@ impl Machine {
     pub(crate) fn hash(&self, revision: i64) -> io::Result<Result<(u32, i64, i64), Fault>> {
         use sha2::Digest;
         let inner = self.read();
-        if let Err(fault) = mvcc::check_revision(&inner.state, revision) {
+        if let Err(fault) = query::check_revision(&inner.state, revision) {
             return Ok(Err(fault));
         }
         let at = if revision > 0 { revision } else { inner.state.revision };
@@ -379,6 +407,12 @@ fn write_effects(engine: &Engine, effects: &Effects, saved: &Saved) -> io::Resul
     for member in &effects.members {
         batch.put(MEMBER, &member.id.to_be_bytes(), &codec::encode(member))?;
     }
+    for (alarm, raised) in &effects.alarms {
+        match codec::encode(alarm) {
+            key if *raised => batch.put(ALARM, &key, &[])?,
+            key => batch.delete(ALARM, &key)?,
+        }
+    }
     batch.put(META, STATE, &codec::encode(saved))?;
     batch.write()
 }
@@ -387,7 +421,7 @@ fn write_effects(engine: &Engine, effects: &Effects, saved: &Saved) -> io::Resul
 fn load(engine: &Engine) -> io::Result<(Inner, u64)> {
     let saved: Saved = match engine.get(META, STATE)? {
         Some(bytes) => codec::decode(&bytes)?,
-        None => Saved { revision: 1, ..Saved::default() },
+        None => Saved::default(),
     };
     let mut state = State { revision: saved.revision, compacted: saved.compacted, ..State::default() };
     engine.scan(LEASE, &[], |key, value| {
@@ -398,6 +432,10 @@ fn load(engine: &Engine) -> io::Result<(Inner, u64)> {
     engine.scan(MEMBER, &[], |_, value| {
         let member: Member = codec::decode(value)?;
         state.members.insert(member.id, member);
+        Ok(true)
+    })?;
+    engine.scan(ALARM, &[], |key, _| {
+        state.alarms.insert(codec::decode(key)?);
         Ok(true)
     })?;
     engine.scan(KV, &[], |key, value| {
@@ -421,8 +459,8 @@ fn attach_leases(state: &mut State) {
 
 /// Removes records in the order of their revisions: a key's deletion never goes before what it deleted, so a crash
 /// in between brings no key back.
-fn scrub_loop(engine: &Engine, removed: &Receiver<Vec<Revision>>) {
-    while let Ok(removed) = removed.recv() {
+fn scrub_loop(engine: &Engine, queue: &Receiver<Scrub>) {
+    while let Ok(Scrub { removed, done }) = queue.recv() {
         for chunk in removed.chunks(SCRUB) {
             let mut batch = engine.batch();
             let written = chunk
@@ -434,6 +472,8 @@ fn scrub_loop(engine: &Engine, removed: &Receiver<Vec<Revision>>) {
                 return;
             }
         }
+        // Nobody waiting any more is no reason to stop.
+        done.map(|done| done.send(()));
     }
 }
 

@@ -7,15 +7,19 @@
 
 use crate::{
     command::{
-        Command, Compare, Comparison, Delete, Fault, KeyValue, Member, Op, Outcome, Put, Range, RangeResult,
-        Response, Sort, SortBy, Target, Txn,
+        Alarm, AlarmKind, Command, Delete, Fault, KeyValue, Member, Op, Outcome, Put, Range, Response, Txn,
     },
     index::{Index, Live},
     lease::{self, Lease, Leases},
+    query::{check_revision_in_txn, find, holds},
     revision::{KeyRange, Revision},
 };
 use bytes::Bytes;
-use std::{cmp::Ordering, collections::BTreeMap, io, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::Arc,
+};
 
 /// Where values are read.
 pub(crate) trait Values {
@@ -29,12 +33,14 @@ pub(crate) struct State {
     pub(crate) index: Index,
     /// The latest revision; an empty store is at 1.
     pub(crate) revision: i64,
-    /// Reads before this revision are refused.
+    /// Reads before this revision are refused; -1 as long as nothing is compacted, as in etcd.
     pub(crate) compacted: i64,
     /// The leases.
     pub(crate) leases: Leases,
     /// The members that have told who they are.
     pub(crate) members: BTreeMap<u64, Member>,
+    /// The alarms that are raised.
+    pub(crate) alarms: BTreeSet<Alarm>,
 }
 
 impl Default for State {
@@ -42,9 +48,10 @@ impl Default for State {
         Self {
             index: Index::default(),
             revision: 1,
-            compacted: 0,
+            compacted: -1,
             leases: Leases::new(),
             members: BTreeMap::new(),
+            alarms: BTreeSet::new(),
         }
     }
 }
@@ -60,6 +67,8 @@ pub(crate) struct Effects {
     pub(crate) leases: Vec<(i64, Option<i64>)>,
     /// Members that told who they are.
     pub(crate) members: Vec<Member>,
+    /// Alarms raised (`true`) or lifted.
+    pub(crate) alarms: Vec<(Alarm, bool)>,
     /// Records that compaction leaves without a reader.
     pub(crate) removed: Vec<Revision>,
 }
@@ -78,7 +87,7 @@ pub(crate) struct Commit {
 pub(crate) struct Change {
     /// What the key is since (a deletion has no version).
     pub(crate) kv: Arc<KeyValue>,
-    /// Where its former value lies, if it had one.
+    /// Where its value of before this revision lies, if it had one.
     pub(crate) prev: Option<Revision>,
 }
 
@@ -142,9 +151,11 @@ struct Write<'a> {
 
 impl Write<'_> {
     fn command(&mut self, command: &Command) -> Result<Response, Stop> {
+        self.check_alarms(command)?;
         match command {
             Command::Put(put) => {
-                self.check_put(put)?;
+                self.check_lease(put)?;
+                self.check_present(put)?;
                 self.put(put)
             }
             Command::Delete(delete) => self.delete(delete),
@@ -157,7 +168,32 @@ impl Write<'_> {
                 self.effects.members.push(member.clone());
                 Ok(Response::Done)
             }
+            Command::Alarm { alarm, raise } => Ok(self.alarm(*alarm, *raise)),
         }
+    }
+
+    /// While members differ no key may change; while there is no space nothing may grow.
+    fn check_alarms(&self, command: &Command) -> Result<(), Fault> {
+        let raised = |kind| self.state.alarms.iter().any(|alarm| alarm.kind == kind);
+        match command {
+            Command::Member(_) | Command::Alarm { .. } => Ok(()),
+            command if command.writes() && raised(AlarmKind::Corrupt) => Err(Fault::Corrupt),
+            command if command.grows() && raised(AlarmKind::NoSpace) => Err(Fault::NoSpace),
+            _ => Ok(()),
+        }
+    }
+
+    fn alarm(&mut self, alarm: Alarm, raise: bool) -> Response {
+        let was = self.state.alarms.contains(&alarm);
+        if was != raise {
+            self.effects.alarms.push((alarm, raise));
+        }
+        if raise {
+            self.state.alarms.insert(alarm);
+        } else {
+            self.state.alarms.remove(&alarm);
+        }
+        Response::Alarm((raise || was).then_some(alarm))
     }
 
     fn finish(self) {
@@ -182,14 +218,14 @@ impl Write<'_> {
         self.changes.push(Change { kv, prev });
     }
 
-    fn check_put(&self, put: &Put) -> Result<(), Fault> {
-        if (put.ignore_value || put.ignore_lease) && self.state.index.live(&put.key).is_none() {
-            return Err(Fault::KeyNotFound);
-        }
-        if put.lease != 0 && !self.state.leases.contains_key(&put.lease) {
-            return Err(Fault::LeaseNotFound);
-        }
-        Ok(())
+    fn check_present(&self, put: &Put) -> Result<(), Fault> {
+        let keeps = put.ignore_value || put.ignore_lease;
+        if keeps && self.state.index.live(&put.key).is_none() { Err(Fault::KeyNotFound) } else { Ok(()) }
+    }
+
+    fn check_lease(&self, put: &Put) -> Result<(), Fault> {
+        let known = put.lease == 0 || self.state.leases.contains_key(&put.lease);
+        if known { Ok(()) } else { Err(Fault::LeaseNotFound) }
     }
 
     fn put(&mut self, put: &Put) -> Result<Response, Stop> {
@@ -205,9 +241,10 @@ impl Write<'_> {
             _ => put.value.clone(),
         };
         let at = self.next();
+        let before = self.state.index.before(&put.key, at);
         let live = self.state.index.put(&put.key, at, lease);
         lease::attach(&mut self.state.leases, &put.key, old_lease, lease);
-        self.record(at, key_value(&put.key, live, value), old.map(|live| live.modified));
+        self.record(at, key_value(&put.key, live, value), before);
         let prev = old_kv.filter(|_| put.prev_kv).map(|kv| KeyValue::clone(&kv));
         Ok(Response::Put(prev))
     }
@@ -230,17 +267,25 @@ impl Write<'_> {
 
     fn delete_key(&mut self, key: &Bytes, live: Live) {
         let at = self.next();
+        let before = self.state.index.before(key, at);
         self.state.index.delete(key, at);
         lease::attach(&mut self.state.leases, key, live.lease, 0);
         let kv = KeyValue { key: key.clone(), modified: at.main, ..KeyValue::default() };
-        self.record(at, kv, Some(live.modified));
+        self.record(at, kv, before);
     }
 
     fn txn(&mut self, txn: &Txn) -> Result<Response, Stop> {
         // Which way each transaction goes, inner ones too, is decided before anything changes, as etcd does.
         let mut path = Vec::new();
         self.decide(txn, &mut path)?;
-        self.check_txn(txn, &mut path.iter())?;
+        self.check_txn(txn, &mut path.iter(), &|write, op| match op {
+            Op::Put(put) => write.check_present(put).and_then(|()| write.check_lease(put)),
+            _ => Ok(()),
+        })?;
+        self.check_txn(txn, &mut path.iter(), &|write, op| match op {
+            Op::Range(range) => check_revision_in_txn(write.state, range.revision),
+            _ => Ok(()),
+        })?;
         self.run_txn(txn, &mut path.iter())
     }
 
@@ -259,13 +304,17 @@ impl Write<'_> {
         Ok(())
     }
 
-    fn check_txn(&self, txn: &Txn, path: &mut std::slice::Iter<'_, bool>) -> Result<(), Fault> {
+    /// Checks each operation that will be done.
+    fn check_txn(
+        &self,
+        txn: &Txn,
+        path: &mut std::slice::Iter<'_, bool>,
+        check: &dyn Fn(&Self, &Op) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
         for op in chosen(txn, path.next().copied().unwrap_or_default()) {
             match op {
-                Op::Range(range) => check_revision(self.state, range.revision)?,
-                Op::Put(put) => self.check_put(put)?,
-                Op::Delete(_) => {}
-                Op::Txn(inner) => self.check_txn(inner, path)?,
+                Op::Txn(inner) => self.check_txn(inner, path, check)?,
+                op => check(self, op)?,
             }
         }
         Ok(())
@@ -337,156 +386,6 @@ fn key_value(key: &Bytes, live: Live, value: Bytes) -> KeyValue {
         modified: live.modified.main,
         version: live.version,
         lease: live.lease,
-    }
-}
-
-/// Whether reads at this revision (0 for now) can be answered.
-pub(crate) fn check_revision(state: &State, revision: i64) -> Result<(), Fault> {
-    if revision > state.revision {
-        return Err(Fault::FutureRevision);
-    }
-    if revision > 0 && revision < state.compacted {
-        return Err(Fault::Compacted);
-    }
-    Ok(())
-}
-
-/// Whether every key of a comparison's range satisfies it; a key that is not there counts as one of zeros, but has
-/// no value to compare.
-fn holds(index: &Index, values: &dyn Values, compare: &Compare) -> io::Result<bool> {
-    let range = KeyRange::new(&compare.key, &compare.end);
-    let mut found = index.alive(&range).peekable();
-    if found.peek().is_none() {
-        let absent = Live::default();
-        return Ok(match &compare.target {
-            Target::Value(_) => false,
-            target => related(absent_or(absent, target), compare.comparison),
-        });
-    }
-    for (_, live) in found {
-        let order = match &compare.target {
-            Target::Value(value) => match values.load(live.modified)? {
-                Some(kv) => kv.value.cmp(value),
-                None => return Ok(false),
-            },
-            target => absent_or(live, target),
-        };
-        if !related(order, compare.comparison) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-fn absent_or(live: Live, target: &Target) -> Ordering {
-    match target {
-        Target::Version(version) => live.version.cmp(version),
-        Target::Create(revision) => live.create.cmp(revision),
-        Target::Modified(revision) => live.modified.main.cmp(revision),
-        Target::Lease(lease) => live.lease.cmp(lease),
-        Target::Value(_) => Ordering::Less,
-    }
-}
-
-fn related(order: Ordering, comparison: Comparison) -> bool {
-    match comparison {
-        Comparison::Equal => order.is_eq(),
-        Comparison::Greater => order.is_gt(),
-        Comparison::Less => order.is_lt(),
-        Comparison::NotEqual => order.is_ne(),
-    }
-}
-
-/// Where the values of an answer lie. Found under the lock, read after it.
-pub(crate) struct Found {
-    places: Vec<Revision>,
-    count: i64,
-    more: bool,
-}
-
-impl Found {
-    /// How many values are to be read.
-    pub(crate) fn len(&self) -> usize {
-        self.places.len()
-    }
-
-    /// Reads the values and puts them in order.
-    pub(crate) fn read(self, query: &Range, values: &dyn Values) -> io::Result<RangeResult> {
-        let mut kvs = Vec::with_capacity(self.places.len());
-        for place in self.places {
-            let kv = values.load(place)?.ok_or_else(|| {
-                io::Error::new(io::ErrorKind::InvalidData, "a value that the index knows is not on disk")
-            })?;
-            if !matches(query, &kv) {
-                continue;
-            }
-            let mut kv = Arc::unwrap_or_clone(kv);
-            if query.keys_only && query.sort.is_none_or(|sort| sort.by != SortBy::Value) {
-                kv.value = Bytes::new();
-            }
-            kvs.push(kv);
-        }
-        let mut more = self.more;
-        if let Some(sort) = query.sort {
-            order(&mut kvs, sort);
-        }
-        if let Some(limit) = limit(query).filter(|limit| kvs.len() > *limit) {
-            kvs.truncate(limit);
-            more = true;
-        }
-        if query.keys_only {
-            kvs.iter_mut().for_each(|kv| kv.value = Bytes::new());
-        }
-        Ok(RangeResult { kvs, more, count: self.count })
-    }
-}
-
-/// Finds what a query asks for at a revision. Without order and filters only as many as the limit are collected,
-/// but all are counted.
-pub(crate) fn find(index: &Index, query: &Range, at: i64) -> Found {
-    let range = KeyRange::new(&query.key, &query.end);
-    let collect = match limit(query) {
-        _ if query.count_only => 0,
-        Some(limit) if query.sort.is_none() && !filtered(query) => limit,
-        _ => usize::MAX,
-    };
-    let mut places = Vec::new();
-    let mut count = 0;
-    for (_, place) in index.range(&range, at) {
-        count += 1;
-        if places.len() < collect {
-            places.push(place);
-        }
-    }
-    let more = !query.count_only && places.len() < usize::try_from(count).unwrap_or(usize::MAX);
-    Found { places, count, more }
-}
-
-fn limit(query: &Range) -> Option<usize> {
-    usize::try_from(query.limit).ok().filter(|limit| *limit > 0)
-}
-
-fn filtered(query: &Range) -> bool {
-    [query.min_mod, query.max_mod, query.min_create, query.max_create].iter().any(|bound| *bound != 0)
-}
-
-fn matches(query: &Range, kv: &KeyValue) -> bool {
-    let within = |value: i64, min: i64, max: i64| (min == 0 || value >= min) && (max == 0 || value <= max);
-    within(kv.modified, query.min_mod, query.max_mod) && within(kv.create, query.min_create, query.max_create)
-}
-
-fn order(kvs: &mut [KeyValue], sort: Sort) {
-    let ascending = |a: &KeyValue, b: &KeyValue| match sort.by {
-        SortBy::Key => a.key.cmp(&b.key),
-        SortBy::Version => a.version.cmp(&b.version),
-        SortBy::Create => a.create.cmp(&b.create),
-        SortBy::Modified => a.modified.cmp(&b.modified),
-        SortBy::Value => a.value.cmp(&b.value),
-    };
-    if sort.descending {
-        kvs.sort_by(|a, b| ascending(b, a));
-    } else {
-        kvs.sort_by(ascending);
     }
 }
 

@@ -7,7 +7,7 @@
 use crate::{
     codec,
     engine::Engine,
-    machine::{self, INSTALLING, KV, LEASE, MEMBER, META, Machine, STATE, Saved},
+    machine::{self, ALARM, INSTALLING, KV, LEASE, MEMBER, META, Machine, STATE, Saved},
     types::{Snapshot, SnapshotMeta},
 };
 use bytes::Bytes;
@@ -28,7 +28,7 @@ const CHUNK: usize = 256 << 10;
 /// Chunks read ahead of the network.
 const AHEAD: usize = 4;
 /// The parts that travel, by the number they have in a chunk. New parts go to the end.
-const PARTS: [&str; 4] = [KV, LEASE, MEMBER, META];
+const PARTS: [&str; 5] = [KV, LEASE, MEMBER, META, ALARM];
 
 /// A snapshot's bytes.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ fn pump(
     let view = engine.view();
     let saved = view.get(META, STATE).and_then(|bytes| match bytes {
         Some(bytes) => codec::decode(&bytes),
-        None => Ok(Saved { revision: 1, ..Saved::default() }),
+        None => Ok(Saved::default()),
     });
     if begun.send(saved).is_err() {
         return Ok(());
@@ -206,11 +206,11 @@ pub(crate) fn install(engine: &Engine, meta: &SnapshotMeta, file: &Path) -> io::
 
 fn replace(engine: &Engine, marker: &Installing) -> io::Result<()> {
     let mut batch = engine.batch();
-    for part in [KV, LEASE, MEMBER] {
+    for part in [KV, LEASE, MEMBER, ALARM] {
         batch.delete_range(part, &[], &[0xff; 16])?;
     }
     batch.write()?;
-    let mut saved = Saved { revision: 1, ..Saved::default() };
+    let mut saved = Saved::default();
     each_chunk(&marker.file, |chunk| {
         let Chunk::Items { part, items } = chunk else { return Ok(()) };
         let part = PARTS.get(usize::from(part)).ok_or_else(|| io::Error::other("an unknown part"))?;

@@ -105,6 +105,12 @@ impl Engine {
         (total, live.min(total))
     }
 
+    /// Gives back the space of what was removed from a part. Reads and writes go on meanwhile.
+    pub(crate) fn shrink(&self, part: Part) -> io::Result<()> {
+        self.db.compact_range_cf(&self.handle(part)?, None::<&[u8]>, None::<&[u8]>);
+        Ok(())
+    }
+
     fn handle(&self, part: Part) -> io::Result<Arc<rocksdb::BoundColumnFamily<'_>>> {
         self.db
             .cf_handle(part)

@@ -8,6 +8,7 @@ use crate::{
     flags::Config,
     run::{self, Error},
 };
+use axum::{middleware::map_response, response::Response};
 use futures::stream::SelectAll;
 use serve::Tls;
 use std::{io, sync::Arc, time::Duration};
@@ -18,7 +19,11 @@ use tokio::{
 };
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Server, server::Connected};
+use tonic::{
+    Status,
+    service::Routes,
+    transport::{Server, server::Connected},
+};
 
 /// How often clients are pinged, and how long they may take to answer: a client on a busy machine is not dead.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(5));
@@ -57,12 +62,15 @@ impl Listeners {
         }
         let limit = member.config.flags.max_request_bytes + OVERHEAD;
         let kv = pb::kv_server::KvServer::from_arc(member.clone()).max_decoding_message_size(limit);
-        let routes = tonic::service::Routes::new(kv)
+        let mut routes = Routes::new(kv)
             .add_service(pb::watch_server::WatchServer::from_arc(member.clone()))
             .add_service(pb::lease_server::LeaseServer::from_arc(member.clone()))
             .add_service(pb::cluster_server::ClusterServer::from_arc(member.clone()))
             .add_service(pb::maintenance_server::MaintenanceServer::from_arc(member.clone()))
+            .add_service(pb::auth_server::AuthServer::from_arc(member.clone()))
             .add_service(pb::health::health_server::HealthServer::from_arc(member.clone()));
+        let router = routes.axum_router_mut();
+        *router = std::mem::take(router).layer(map_response(in_etcds_words));
         let served = Server::builder()
             .http2_keepalive_interval(Some(KEEP_ALIVE.0))
             .http2_keepalive_timeout(Some(KEEP_ALIVE.1))
@@ -75,6 +83,23 @@ impl Listeners {
             () = measure(&member) => Ok(()),
         }
     }
+}
+
+/// A message too large to be read is refused in the words of gRPC's Go library, which etcd's clients know: tonic has
+/// a code and a text of its own.
+async fn in_etcds_words(mut response: Response) -> Response {
+    let status = Status::from_header_map(response.headers());
+    if let Some(text) = status.and_then(|status| too_large(status.message())) {
+        // The text consists of what headers may have.
+        let _ = Status::resource_exhausted(text).add_header(response.headers_mut());
+    }
+    response
+}
+
+fn too_large(text: &str) -> Option<String> {
+    let numbers = text.strip_prefix("Error, decoded message length too large: found ")?;
+    let (found, limit) = numbers.strip_suffix(" bytes")?.split_once(" bytes, the limit is: ")?;
+    Some(format!("grpc: received message larger than max ({found} vs. {limit})"))
 }
 
 async fn measure(member: &Member) {

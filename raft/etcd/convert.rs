@@ -3,8 +3,8 @@
 use super::{errors, pb};
 use crate::{
     command::{
-        Command, Compare, Comparison, Delete, KeyValue, Op, Put, Range, RangeResult, Response, Sort, SortBy,
-        Target, Txn,
+        Compare, Comparison, Delete, KeyValue, Op, Put, Range, RangeResult, Response, Sort, SortBy, Target,
+        Txn,
     },
     revision::KeyRange,
 };
@@ -47,7 +47,9 @@ fn sort(order: i32, target: i32) -> Result<Option<Sort>, Status> {
     // Keys come in ascending order anyway.
     Ok(match (order, by) {
         (SortOrder::None | SortOrder::Ascend, SortBy::Key) => None,
-        (order, by) => Some(Sort { descending: order == SortOrder::Descend, by }),
+        (order, by) => {
+            Some(Sort { descending: order == SortOrder::Descend, by, after_limit: order == SortOrder::None })
+        }
     })
 }
 
@@ -80,23 +82,24 @@ pub(super) fn delete(request: pb::DeleteRangeRequest) -> Result<Delete, Status> 
     Ok(Delete { key: request.key, end: request.range_end, prev_kv: request.prev_kv })
 }
 
-/// A transaction of at most so many operations in each of its lists.
+/// A transaction of at most so many operations in each of its lists. Inner ones share what their outer one leaves.
 pub(super) fn txn(request: pb::TxnRequest, max_ops: usize) -> Result<Txn, Status> {
-    let longest = [request.compare.len(), request.success.len(), request.failure.len()];
-    if longest.into_iter().any(|length| length > max_ops) {
-        return Err(errors::TOO_MANY_OPS.into());
-    }
-    let ops = |ops: Vec<pb::RequestOp>| {
-        ops.into_iter().map(|each| op(each, max_ops)).collect::<Result<_, Status>>()
-    };
-    let txn = Txn {
-        compare: request.compare.into_iter().map(compare).collect::<Result<_, _>>()?,
-        success: ops(request.success)?,
-        failure: ops(request.failure)?,
-    };
+    let txn = txn_ops(request, max_ops)?;
     Writes::of(&txn.success)?;
     Writes::of(&txn.failure)?;
     Ok(txn)
+}
+
+fn txn_ops(request: pb::TxnRequest, max_ops: usize) -> Result<Txn, Status> {
+    let longest = request.compare.len().max(request.success.len()).max(request.failure.len());
+    let left = max_ops.checked_sub(longest).ok_or(errors::TOO_MANY_OPS)?;
+    let ops =
+        |ops: Vec<pb::RequestOp>| ops.into_iter().map(|each| op(each, left)).collect::<Result<_, Status>>();
+    Ok(Txn {
+        compare: request.compare.into_iter().map(compare).collect::<Result<_, _>>()?,
+        success: ops(request.success)?,
+        failure: ops(request.failure)?,
+    })
 }
 
 fn op(request: pb::RequestOp, max_ops: usize) -> Result<Op, Status> {
@@ -105,13 +108,13 @@ fn op(request: pb::RequestOp, max_ops: usize) -> Result<Op, Status> {
         Some(Request::RequestRange(request)) => range(request).map(Op::Range),
         Some(Request::RequestPut(request)) => put(request).map(Op::Put),
         Some(Request::RequestDeleteRange(request)) => delete(request).map(Op::Delete),
-        Some(Request::RequestTxn(request)) => txn(request, max_ops).map(Op::Txn),
+        Some(Request::RequestTxn(request)) => txn_ops(request, max_ops).map(Op::Txn),
         None => Err(errors::KEY_NOT_FOUND.into()),
     }
 }
 
 fn compare(request: pb::Compare) -> Result<Compare, Status> {
-    use pb::compare::{CompareResult, TargetUnion};
+    use pb::compare::CompareResult;
     if request.key.is_empty() {
         return Err(errors::EMPTY_KEY.into());
     }
@@ -122,31 +125,32 @@ fn compare(request: pb::Compare) -> Result<Compare, Status> {
         Ok(CompareResult::NotEqual) => Comparison::NotEqual,
         Err(_) => return Err(Status::invalid_argument("etcdserver: unknown compare result")),
     };
-    let target = match request.target_union {
-        Some(TargetUnion::Version(version)) => Target::Version(version),
-        Some(TargetUnion::CreateRevision(revision)) => Target::Create(revision),
-        Some(TargetUnion::ModRevision(revision)) => Target::Modified(revision),
-        Some(TargetUnion::Value(value)) => Target::Value(value),
-        Some(TargetUnion::Lease(lease)) => Target::Lease(lease),
-        None => zero(request.target),
-    };
+    let target = target(request.target, request.target_union)?;
     Ok(Compare { key: request.key, end: request.range_end, comparison, target })
 }
 
-/// What a comparison means that names a target but gives nothing to compare with.
-fn zero(target: i32) -> Target {
-    use pb::compare::CompareTarget;
-    match CompareTarget::try_from(target) {
-        Ok(CompareTarget::Create) => Target::Create(0),
-        Ok(CompareTarget::Mod) => Target::Modified(0),
-        Ok(CompareTarget::Value) => Target::Value(Bytes::new()),
-        Ok(CompareTarget::Lease) => Target::Lease(0),
-        _ => Target::Version(0),
-    }
+/// What is compared. As in etcd the target decides: a value given for another target counts as not given, and what
+/// is not given is zero.
+fn target(target: i32, given: Option<pb::compare::TargetUnion>) -> Result<Target, Status> {
+    use pb::compare::{CompareTarget, TargetUnion as Given};
+    let unknown = |_| Status::invalid_argument("etcdserver: unknown compare target");
+    Ok(match (CompareTarget::try_from(target).map_err(unknown)?, given) {
+        (CompareTarget::Version, Some(Given::Version(version))) => Target::Version(version),
+        (CompareTarget::Version, _) => Target::Version(0),
+        (CompareTarget::Create, Some(Given::CreateRevision(revision))) => Target::Create(revision),
+        (CompareTarget::Create, _) => Target::Create(0),
+        (CompareTarget::Mod, Some(Given::ModRevision(revision))) => Target::Modified(revision),
+        (CompareTarget::Mod, _) => Target::Modified(0),
+        (CompareTarget::Value, Some(Given::Value(value))) => Target::Value(value),
+        (CompareTarget::Value, _) => Target::Value(Bytes::new()),
+        (CompareTarget::Lease, Some(Given::Lease(lease))) => Target::Lease(lease),
+        (CompareTarget::Lease, _) => Target::Lease(0),
+    })
 }
 
 /// The keys that a list of operations may write. No key may be put twice, or put and deleted; what only one of two
-/// alternatives does is no conflict between them.
+/// alternatives does is no conflict between them. It is etcd's check: like it, it does not see a deletion from a
+/// key on, nor a deletion in an inner transaction that comes after the one that puts the key.
 #[derive(Default)]
 struct Writes {
     puts: HashSet<Bytes>,
@@ -157,57 +161,40 @@ impl Writes {
     fn of(ops: &[Op]) -> Result<Self, Status> {
         let mut all = Self::default();
         for op in ops {
-            let one = match op {
-                Op::Range(_) => Self::default(),
-                Op::Put(put) => Self { puts: HashSet::from([put.key.clone()]), deletes: Vec::new() },
-                Op::Delete(delete) => {
-                    let range = KeyRange::new(&delete.key, &delete.end);
-                    Self { puts: HashSet::new(), deletes: vec![range] }
-                }
-                Op::Txn(txn) => {
-                    let mut either = Self::of(&txn.success)?;
-                    either.add(Self::of(&txn.failure)?);
-                    either
-                }
-            };
-            if all.conflicts(&one) || one.conflicts(&all) {
-                return Err(errors::DUPLICATE_KEY.into());
+            if let Op::Delete(delete) = op
+                && delete.end.as_ref() != [0]
+            {
+                all.deletes.push(KeyRange::new(&delete.key, &delete.end));
             }
-            all.add(one);
+        }
+        for op in ops {
+            if let Op::Txn(txn) = op {
+                let (then, otherwise) = (Self::of(&txn.success)?, Self::of(&txn.failure)?);
+                all.add_puts(then.puts.union(&otherwise.puts).cloned())?;
+                all.deletes.extend(then.deletes.into_iter().chain(otherwise.deletes));
+            }
+        }
+        for op in ops {
+            if let Op::Put(put) = op {
+                all.add_puts([put.key.clone()])?;
+            }
         }
         Ok(all)
     }
 
-    fn conflicts(&self, other: &Self) -> bool {
-        !self.puts.is_disjoint(&other.puts)
-            || self.puts.iter().any(|key| other.deletes.iter().any(|range| range.contains(key)))
-    }
-
-    fn add(&mut self, other: Self) {
-        self.puts.extend(other.puts);
-        self.deletes.extend(other.deletes);
+    fn add_puts(&mut self, keys: impl IntoIterator<Item = Bytes>) -> Result<(), Status> {
+        for key in keys {
+            if self.deletes.iter().any(|range| range.contains(&key)) || !self.puts.insert(key) {
+                return Err(errors::DUPLICATE_KEY.into());
+            }
+        }
+        Ok(())
     }
 }
 
 /// Whether a transaction reads only: then it need not go through the log.
 pub(super) fn reads_only(txn: &Txn) -> bool {
     txn.success.iter().chain(&txn.failure).all(|op| matches!(op, Op::Range(_)))
-}
-
-/// Whether a command adds to the state (and so is refused when there is no space).
-pub(super) fn grows(command: &Command) -> bool {
-    fn op_grows(op: &Op) -> bool {
-        match op {
-            Op::Put(_) => true,
-            Op::Txn(txn) => txn.success.iter().chain(&txn.failure).any(op_grows),
-            Op::Range(_) | Op::Delete(_) => false,
-        }
-    }
-    match command {
-        Command::Put(_) | Command::Grant { .. } => true,
-        Command::Txn(txn) => txn.success.iter().chain(&txn.failure).any(op_grows),
-        _ => false,
-    }
 }
 
 /// A key, on the wire.
@@ -237,29 +224,48 @@ pub(super) fn delete_response(
     pb::DeleteRangeResponse { header, deleted, prev_kvs: prev.into_iter().map(key_value).collect() }
 }
 
-/// A transaction's result, on the wire. Headers of what it consists of have the revision only, as in etcd.
+/// A transaction's result, on the wire.
 pub(super) fn txn_response(
     header: Option<pb::ResponseHeader>,
     revision: i64,
     succeeded: bool,
     responses: Vec<Response>,
 ) -> pb::TxnResponse {
-    let responses = responses.into_iter().map(|response| response_op(response, revision)).collect();
+    // Until its first change a transaction sees the revision before it.
+    let mut seen = revision - i64::from(responses.iter().any(changes));
+    let responses =
+        responses.into_iter().map(|response| response_op(response, &mut seen, revision)).collect();
     pb::TxnResponse { header, succeeded, responses }
 }
 
-fn response_op(response: Response, revision: i64) -> pb::ResponseOp {
+fn changes(response: &Response) -> bool {
+    match response {
+        Response::Put(_) => true,
+        Response::Delete { deleted, .. } => *deleted > 0,
+        Response::Txn { responses, .. } => responses.iter().any(changes),
+        _ => false,
+    }
+}
+
+/// Headers of what a transaction consists of have only the revision seen then, those of inner transactions nothing.
+fn response_op(response: Response, seen: &mut i64, revision: i64) -> pb::ResponseOp {
     use pb::response_op::Response as Wire;
-    let header = Some(pb::ResponseHeader { revision, ..pb::ResponseHeader::default() });
+    if !matches!(response, Response::Txn { .. }) && changes(&response) {
+        *seen = revision;
+    }
+    let header = Some(pb::ResponseHeader { revision: *seen, ..pb::ResponseHeader::default() });
     let response = match response {
-        Response::Done => return pb::ResponseOp::default(),
+        Response::Done | Response::Alarm(_) => return pb::ResponseOp::default(),
         Response::Range(found) => Wire::ResponseRange(range_response(header, found)),
         Response::Put(prev) => Wire::ResponsePut(pb::PutResponse { header, prev_kv: prev.map(key_value) }),
         Response::Delete { deleted, prev } => {
             Wire::ResponseDeleteRange(delete_response(header, deleted, prev))
         }
         Response::Txn { succeeded, responses } => {
-            Wire::ResponseTxn(txn_response(header, revision, succeeded, responses))
+            let responses =
+                responses.into_iter().map(|response| response_op(response, seen, revision)).collect();
+            let header = Some(pb::ResponseHeader::default());
+            Wire::ResponseTxn(pb::TxnResponse { header, succeeded, responses })
         }
     };
     pb::ResponseOp { response: Some(response) }
@@ -292,5 +298,9 @@ mod tests {
         check(&[delete_op("a", "c"), delete_op("b", "")], true);
         check(&[either(put_op("a"), put_op("a"))], true);
         check(&[either(put_op("a"), put_op("b")), put_op("b")], false);
+        check(&[put_op("b"), either(put_op("a"), delete_op("b", ""))], false);
+        check(&[either(put_op("a"), put_op("b")), either(delete_op("b", ""), put_op("c"))], true);
+        check(&[either(delete_op("b", ""), put_op("c")), either(put_op("a"), put_op("b"))], false);
+        check(&[delete_op("a", "\0"), put_op("b")], true);
     }
 }

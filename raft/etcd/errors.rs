@@ -33,7 +33,18 @@ pub(super) const NO_SPACE: Known =
 pub(super) const LEASE_NOT_FOUND: Known = known(Code::NotFound, "etcdserver: requested lease not found");
 pub(super) const LEASE_EXISTS: Known = known(Code::FailedPrecondition, "etcdserver: lease already exists");
 pub(super) const LEASE_TOO_LONG: Known = known(Code::OutOfRange, "etcdserver: too large lease TTL");
-pub(super) const WATCH_ID_TAKEN: &str = "etcdserver: duplicate watch ID provided on the WatchStream";
+pub(super) const CORRUPT: Known = known(Code::DataLoss, "etcdserver: corrupt cluster");
+pub(super) const ROOT_USER_NOT_FOUND: Known =
+    known(Code::FailedPrecondition, "etcdserver: root user does not exist");
+pub(super) const USER_EMPTY: Known = known(Code::InvalidArgument, "etcdserver: user name is empty");
+pub(super) const USER_NOT_FOUND: Known = known(Code::FailedPrecondition, "etcdserver: user name not found");
+pub(super) const ROLE_EMPTY: Known = known(Code::InvalidArgument, "etcdserver: role name is empty");
+pub(super) const ROLE_NOT_FOUND: Known = known(Code::FailedPrecondition, "etcdserver: role name not found");
+pub(super) const AUTH_NOT_ENABLED: Known =
+    known(Code::FailedPrecondition, "etcdserver: authentication is not enabled");
+/// Reasons for which a watch is cancelled; etcd gives them without its prefix.
+pub(super) const WATCH_ID_TAKEN: &str = "mvcc: duplicate watch ID provided on the WatchStream";
+pub(super) const WATCH_EMPTY: &str = "mvcc: watcher range is empty";
 pub(super) const NO_LEADER: Known = known(Code::Unavailable, "etcdserver: no leader");
 pub(super) const NOT_LEADER: Known = known(Code::FailedPrecondition, "etcdserver: not leader");
 pub(super) const BAD_TRANSFEREE: Known = known(Code::FailedPrecondition, "etcdserver: bad leader transferee");
@@ -56,6 +67,8 @@ impl From<Fault> for Status {
             Fault::LeaseNotFound => LEASE_NOT_FOUND,
             Fault::LeaseExists => LEASE_EXISTS,
             Fault::KeyNotFound => KEY_NOT_FOUND,
+            Fault::NoSpace => NO_SPACE,
+            Fault::Corrupt => CORRUPT,
         };
         known.into()
     }
@@ -69,7 +82,7 @@ impl From<NodeError> for Status {
             NodeError::LeaseNotFound => LEASE_NOT_FOUND.into(),
             NodeError::Disk(source) => {
                 tracing::error!(error = %source, "the state cannot be read");
-                Self::internal("etcdserver: corrupt cluster")
+                CORRUPT.into()
             }
             NodeError::Failed(text) => {
                 tracing::warn!(error = text, "a request failed");

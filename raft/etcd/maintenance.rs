@@ -1,15 +1,37 @@
 //! The Maintenance service: how this member is.
 
-use super::{Member, VERSION, errors, pb};
-use crate::node::NodeError;
+use super::{Member, VERSION, errors, kv, pb};
+use crate::{
+    command::{Alarm, AlarmKind, Command, Response as Response_},
+    machine::{self, Machine},
+    node::NodeError,
+    snapshot::{self, SnapshotData},
+};
+use bytes::Bytes;
+use futures::{StreamExt, stream::BoxStream};
 use openraft::async_runtime::watch::WatchReceiver;
-use std::io;
+use sha2::{Digest, Sha256};
+use std::{io, sync::Arc};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+/// A snapshot's file is a multiple of this, and its hash.
+const SNAPSHOT_BLOCK: usize = 512;
+
 impl Member {
-    fn alarms(&self) -> Vec<pb::AlarmMember> {
-        let alarm = pb::AlarmMember { member_id: self.config.id, alarm: pb::AlarmType::Nospace.into() };
-        self.is_full().then_some(alarm).into_iter().collect()
+    /// The alarms raised of a kind, or all.
+    async fn alarms(&self, kind: Option<AlarmKind>) -> Result<Vec<Alarm>, Status> {
+        self.node.linearize().await?;
+        let alarms = self.node.local.machine.alarms().into_iter();
+        Ok(alarms.filter(|alarm| kind.is_none_or(|kind| alarm.kind == kind)).collect())
+    }
+
+    async fn change_alarm(&self, alarm: Alarm, raise: bool) -> Result<Vec<Alarm>, Status> {
+        match self.propose(Command::Alarm { alarm, raise }).await? {
+            (_, Response_::Alarm(alarm)) => Ok(alarm.into_iter().collect()),
+            (_, other) => Err(kv::unexpected(&other)),
+        }
     }
 
     async fn hash_at(&self, revision: i64) -> Result<(u32, i64, i64), Status> {
@@ -26,8 +48,9 @@ impl Member {
         if leader.is_none() {
             errors.push(errors::NO_LEADER.text.into());
         }
-        if self.is_full() {
-            errors.push(format!("memberID:{} alarm:NOSPACE ", self.config.id));
+        for alarm in self.node.local.machine.alarms() {
+            let kind = wire(alarm.kind).as_str_name();
+            errors.push(format!("memberID:{} alarm:{kind} ", alarm.member));
         }
         pb::StatusResponse {
             header: self.header_now(),
@@ -44,23 +67,86 @@ impl Member {
     }
 }
 
+fn wire(kind: AlarmKind) -> pb::AlarmType {
+    match kind {
+        AlarmKind::NoSpace => pb::AlarmType::Nospace,
+        AlarmKind::Corrupt => pb::AlarmType::Corrupt,
+    }
+}
+
+/// The state of this moment as a file's bytes: a snapshot's chunks, each after its length, zeros up to a multiple
+/// of a block, and the SHA-256 of all that, by which etcdctl knows a whole file.
+async fn stream_snapshot(
+    machine: Arc<Machine>,
+    header: Option<pb::ResponseHeader>,
+    replies: &mpsc::Sender<Result<pb::SnapshotResponse, Status>>,
+) -> io::Result<()> {
+    let (estimate, _) = machine.size();
+    let SnapshotData::Live(mut chunks) = snapshot::live(machine).await?.snapshot else {
+        return Err(io::Error::other("a live snapshot is not a file"));
+    };
+    let (mut digest, mut sent) = (Sha256::new(), 0);
+    // The size is known at the end only: until then what remains is estimated, and never nothing.
+    let send = async |blob: Bytes, remaining_bytes: u64| {
+        replies.send(Ok(pb::SnapshotResponse { header, remaining_bytes, blob })).await.is_ok()
+    };
+    while let Some(chunk) = chunks.recv().await {
+        let chunk = chunk?;
+        let length = u32::try_from(chunk.len()).map_err(io::Error::other)?.to_be_bytes();
+        let blob: Bytes = [&length, chunk.as_ref()].concat().into();
+        digest.update(&blob);
+        sent += blob.len();
+        if !send(blob, estimate.saturating_sub(sent as u64).max(1)).await {
+            return Ok(());
+        }
+    }
+    let mut tail = vec![0; sent.next_multiple_of(SNAPSHOT_BLOCK) - sent];
+    digest.update(&tail);
+    tail.extend(digest.finalize());
+    send(tail.into(), 0).await;
+    Ok(())
+}
+
 #[tonic::async_trait]
 impl pb::maintenance_server::Maintenance for Member {
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {
+        use pb::alarm_request::AlarmAction;
         self.require_leader(request.metadata())?;
-        // Alarms follow from the state; there is nothing to raise or to lift by hand.
-        Ok(Response::new(pb::AlarmResponse { header: self.header_now(), alarms: self.alarms() }))
+        let request = request.into_inner();
+        let kind = match pb::AlarmType::try_from(request.alarm) {
+            Ok(pb::AlarmType::None) => None,
+            Ok(pb::AlarmType::Nospace) => Some(AlarmKind::NoSpace),
+            Ok(pb::AlarmType::Corrupt) => Some(AlarmKind::Corrupt),
+            Err(_) => return Err(Status::invalid_argument("etcdserver: unknown alarm")),
+        };
+        let alarm = kind.map(|kind| Alarm { kind, member: request.member_id });
+        let alarms = match (AlarmAction::try_from(request.action), alarm) {
+            (Ok(AlarmAction::Get), _) => self.alarms(kind).await?,
+            (Ok(AlarmAction::Activate), Some(alarm)) => self.change_alarm(alarm, true).await?,
+            (Ok(AlarmAction::Deactivate), Some(alarm)) => self.change_alarm(alarm, false).await?,
+            (Ok(AlarmAction::Deactivate), None) => Vec::new(),
+            _ => return Err(Status::invalid_argument("etcdserver: unknown alarm")),
+        };
+        let on_wire =
+            |alarm: Alarm| pb::AlarmMember { member_id: alarm.member, alarm: wire(alarm.kind).into() };
+        let alarms = alarms.into_iter().map(on_wire).collect();
+        Ok(Response::new(pb::AlarmResponse { header: self.header_now(), alarms }))
     }
 
     async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
         Ok(Response::new(self.status_response()))
     }
 
-    /// Nothing to do: RocksDB gives space back by itself.
+    /// RocksDB gives space back by itself; this has it done now, while reads and writes go on.
     async fn defragment(
         &self,
         _: Request<pb::DefragmentRequest>,
     ) -> Result<Response<pb::DefragmentResponse>, Status> {
+        let machine = self.node.local.machine.clone();
+        machine.scrubbed().await.map_err(NodeError::Disk)?;
+        let shrunk = tokio::task::spawn_blocking(move || machine.engine.shrink(machine::KV)).await;
+        shrunk.map_err(io::Error::other).flatten().map_err(NodeError::Disk)?;
+        self.measure();
         Ok(Response::new(pb::DefragmentResponse { header: self.header_now() }))
     }
 
@@ -74,10 +160,26 @@ impl pb::maintenance_server::Maintenance for Member {
         request: Request<pb::HashKvRequest>,
     ) -> Result<Response<pb::HashKvResponse>, Status> {
         let (hash, hash_revision, compact_revision) = self.hash_at(request.into_inner().revision).await?;
-        // etcd gives -1 where nothing was compacted yet.
-        let compact_revision = if compact_revision == 0 { -1 } else { compact_revision };
         let header = self.header_now();
         Ok(Response::new(pb::HashKvResponse { header, hash, compact_revision, hash_revision }))
+    }
+
+    type SnapshotStream = BoxStream<'static, Result<pb::SnapshotResponse, Status>>;
+
+    async fn snapshot(
+        &self,
+        request: Request<pb::SnapshotRequest>,
+    ) -> Result<Response<Self::SnapshotStream>, Status> {
+        self.require_leader(request.metadata())?;
+        let (replies, stream) = mpsc::channel(2);
+        let (machine, header) = (self.node.local.machine.clone(), self.header_now());
+        tokio::spawn(async move {
+            if let Err(error) = stream_snapshot(machine, header, &replies).await {
+                // A client that is gone need not be told.
+                let _ = replies.send(Err(NodeError::Disk(error).into())).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream).boxed()))
     }
 
     async fn move_leader(

@@ -4,6 +4,7 @@
 //! The stubs of [`pb`] are for clients in other crates as well. What requests do is `mvcc.rs`, where they are done
 //! is `node.rs`.
 
+mod auth;
 mod bind;
 mod cluster;
 mod convert;
@@ -17,13 +18,14 @@ mod watch;
 pub(crate) use bind::bind;
 
 use crate::{
+    command::AlarmKind,
     flags::Config,
     metrics::Metrics,
     node::{Node, NodeError},
 };
 use std::sync::{
     Arc, Weak,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicU64, Ordering},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, metadata::MetadataMap};
@@ -42,13 +44,21 @@ pub mod pb {
 /// The version told to clients: that of the etcd whose API this is.
 pub(crate) const VERSION: &str = "3.5.21";
 
+/// Bytes of the state, for the quota.
+#[derive(Default)]
+struct Used {
+    measured: AtomicU64,
+    /// Of requests since then.
+    since: AtomicU64,
+}
+
 /// This member, as its clients see it. It implements all services.
 pub(crate) struct Member {
     pub(crate) config: Arc<Config>,
     pub(crate) node: Arc<Node>,
     pub(crate) metrics: Metrics,
     pub(crate) stop: CancellationToken,
-    full: AtomicBool,
+    used: Used,
     this: Weak<Self>,
 }
 
@@ -59,8 +69,8 @@ impl Member {
         metrics: Metrics,
         stop: CancellationToken,
     ) -> Arc<Self> {
-        let full = AtomicBool::new(false);
-        Arc::new_cyclic(|this| Self { config, node, metrics, stop, full, this: this.clone() })
+        let used = Used::default();
+        Arc::new_cyclic(|this| Self { config, node, metrics, stop, used, this: this.clone() })
     }
 
     /// For tasks that outlive the call they began in.
@@ -89,14 +99,22 @@ impl Member {
         if asks && self.node.leader().is_none() { Err(errors::NO_LEADER.into()) } else { Ok(()) }
     }
 
-    /// Whether the state has outgrown its quota.
+    /// Whether the alarm about space is raised.
     pub(crate) fn is_full(&self) -> bool {
-        self.full.load(Ordering::Relaxed)
+        self.node.local.machine.alarms().iter().any(|alarm| alarm.kind == AlarmKind::NoSpace)
     }
 
+    /// Whether the state has outgrown its quota here.
+    fn over_quota(&self) -> bool {
+        let used = &self.used;
+        used.measured.load(Ordering::Relaxed) + used.since.load(Ordering::Relaxed) > self.config.quota
+    }
+
+    /// Looks at how large the state is. Between two looks requests are added up.
     fn measure(&self) {
         let (size, _) = self.node.local.machine.size();
-        self.full.store(size > self.config.quota, Ordering::Relaxed);
+        self.used.measured.store(size, Ordering::Relaxed);
+        self.used.since.store(0, Ordering::Relaxed);
     }
 
     /// Whether linearizable reads work here.

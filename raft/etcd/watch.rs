@@ -24,7 +24,7 @@ use tonic::{Request, Response, Status, Streaming};
 /// Bytes of events after which a response ends with the revision.
 const RESPONSE_BYTES: usize = 1 << 20;
 /// Responses in line for a client.
-const AHEAD: usize = 16;
+const AHEAD: usize = 4;
 /// The number under which etcd answers for the whole stream.
 const WHOLE_STREAM: i64 = -1;
 
@@ -140,16 +140,12 @@ impl Session {
     }
 
     async fn create(&mut self, create: pb::WatchCreateRequest, now: i64) -> Result<(), End> {
-        let Some(id) = self.number(create.watch_id) else {
-            return self
-                .send(pb::WatchResponse {
-                    watch_id: WHOLE_STREAM,
-                    created: true,
-                    canceled: true,
-                    cancel_reason: errors::WATCH_ID_TAKEN.into(),
-                    ..self.response(now)
-                })
-                .await;
+        let empty = create.range_end.as_ref() != [0]
+            && !create.range_end.is_empty()
+            && create.key >= create.range_end;
+        let id = match self.number(create.watch_id, empty) {
+            Ok(id) => id,
+            Err(reason) => return self.refused(reason, now).await,
         };
         self.send(pb::WatchResponse { watch_id: id, created: true, ..self.response(now) }).await?;
         let compacted = self.member.node.local.machine.compacted();
@@ -160,16 +156,31 @@ impl Session {
         Ok(())
     }
 
-    /// The number a client chose, or the next free one; `None` if the client's is taken.
-    fn number(&mut self, chosen: i64) -> Option<i64> {
+    async fn refused(&self, reason: &str, now: i64) -> Result<(), End> {
+        self.send(pb::WatchResponse {
+            watch_id: WHOLE_STREAM,
+            created: true,
+            canceled: true,
+            cancel_reason: reason.into(),
+            ..self.response(now)
+        })
+        .await
+    }
+
+    /// The number a client chose, or the next free one; the error says why there can be no such watch.
+    fn number(&mut self, chosen: i64, empty: bool) -> Result<i64, &'static str> {
+        if empty {
+            return Err(errors::WATCH_EMPTY);
+        }
         if chosen != 0 {
-            return (!self.watchers.contains_key(&chosen)).then_some(chosen);
+            let taken = self.watchers.contains_key(&chosen);
+            return if taken { Err(errors::WATCH_ID_TAKEN) } else { Ok(chosen) };
         }
         while self.watchers.contains_key(&self.next_id) {
             self.next_id += 1;
         }
         self.next_id += 1;
-        Some(self.next_id - 1)
+        Ok(self.next_id - 1)
     }
 
     /// Sends every watcher a portion of what it has not seen. Returns whether one is still behind.

@@ -1,7 +1,10 @@
 //! The state machine against tables and against a model that keeps everything.
 
 use super::*;
-use crate::command::Comparison;
+use crate::{
+    command::{Compare, Comparison, RangeResult, Sort, SortBy, Target},
+    query::{check_revision, find},
+};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -187,7 +190,7 @@ fn ranges_are_limited_sorted_and_filtered() {
         let found_keys: String = found.kvs.iter().map(|kv| String::from_utf8_lossy(&kv.key)).collect();
         assert_eq!((found_keys.as_str(), found.more, found.count), (keys, more, count), "{query:?}");
     };
-    let by = |by, descending| Some(Sort { by, descending });
+    let by = |by, descending| Some(Sort { by, descending, after_limit: false });
     check(all(), "abc", false, 3);
     check(Range { limit: 2, ..all() }, "ab", true, 3);
     check(Range { limit: 3, ..all() }, "abc", false, 3);
