@@ -236,7 +236,7 @@ impl Machine {
             }
             bytes += value.len();
             let kv: KeyValue = codec::decode(value)?;
-            let prev = inner.state.index.before(&kv.key, at);
+            let prev = inner.state.index.before(&kv.key, at).filter(|_| kv.create < at.main);
             if let Some(commit) = commits.last_mut().filter(|_| inner.state.index.knows(&kv.key, at)) {
                 commit.changes.push(Change { kv: Arc::new(kv), prev });
             }

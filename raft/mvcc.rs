@@ -243,6 +243,8 @@ impl Write<'_> {
         let at = self.next();
         let before = self.state.index.before(&put.key, at);
         let live = self.state.index.put(&put.key, at, lease);
+        // What a revision creates replaces nothing, also when the same revision deleted it before.
+        let before = before.filter(|_| live.create < at.main);
         lease::attach(&mut self.state.leases, &put.key, old_lease, lease);
         self.record(at, key_value(&put.key, live, value), before);
         let prev = old_kv.filter(|_| put.prev_kv).map(|kv| KeyValue::clone(&kv));

@@ -106,7 +106,11 @@ impl Session {
             }
             tokio::select! {
                 request = requests.next() => match request {
-                    Some(Ok(request)) => self.request(request, now).await?,
+                    Some(Ok(request)) => {
+                        // A write that was acknowledged before the request came is older than the watch.
+                        let now = self.member.node.local.machine.revision();
+                        self.request(request, now).await?;
+                    }
                     _ => return Ok(()),
                 },
                 changed = revisions.changed(), if !behind => changed.map_err(|_| End::Gone)?,

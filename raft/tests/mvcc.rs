@@ -1,5 +1,7 @@
 //! The state machine against tables and against a model that keeps everything.
 
+mod model;
+
 use super::*;
 use crate::{
     command::{Compare, Comparison, RangeResult, Sort, SortBy, Target},
