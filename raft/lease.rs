@@ -2,7 +2,8 @@
 //!
 //! Keeps true: a lease ends only by a `Revoke` in the log, so every member deletes its keys at the same revision;
 //! only the leader proposes that, and a new leader gives every lease its whole time again, so none ends early
-//! because of an election.
+//! because of an election. A time belongs to one grant: who is granted a number again gets its whole time, and a
+//! lease whose time is over is never renewed, for its `Revoke` may be on its way.
 
 use bytes::Bytes;
 use std::{
@@ -10,11 +11,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// What was granted once.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Grant {
+    /// Seconds.
+    pub(crate) ttl: i64,
+    /// Tells this grant from others of the same lease, within this process.
+    pub(crate) number: u64,
+}
+
 /// A lease as every member knows it.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Lease {
-    /// Seconds granted.
-    pub(crate) ttl: i64,
+    /// The grant.
+    pub(crate) grant: Grant,
     /// The keys that end with it.
     pub(crate) keys: BTreeSet<Bytes>,
 }
@@ -38,8 +48,23 @@ pub(crate) fn attach(leases: &mut Leases, key: &Bytes, old: i64, new: i64) {
 /// The leader's clock over the leases. Empty on every other member.
 #[derive(Default)]
 pub(crate) struct Deadlines {
-    ends: HashMap<i64, Instant>,
+    ends: HashMap<i64, End>,
     leading: bool,
+}
+
+#[derive(Clone, Copy)]
+struct End {
+    /// The grant that ends.
+    number: u64,
+    at: Instant,
+    /// It was told that the time is over.
+    over: bool,
+}
+
+impl End {
+    fn of(grant: Grant, now: Instant) -> Self {
+        Self { number: grant.number, at: now + seconds(grant.ttl), over: false }
+    }
 }
 
 impl Deadlines {
@@ -58,27 +83,38 @@ impl Deadlines {
 
     /// Compares with the leases there are: new ones get their whole time, ended ones are forgotten. Returns those
     /// whose time is over.
-    pub(crate) fn expired(&mut self, leases: impl Iterator<Item = (i64, i64)>, now: Instant) -> Vec<i64> {
+    pub(crate) fn expired(&mut self, leases: impl Iterator<Item = (i64, Grant)>, now: Instant) -> Vec<i64> {
         if !self.leading {
             return Vec::new();
         }
         let mut known = HashMap::with_capacity(self.ends.len());
-        for (id, ttl) in leases {
-            let end = self.ends.get(&id).copied().unwrap_or_else(|| now + seconds(ttl));
+        for (id, grant) in leases {
+            let mut end = self.end(id, grant).unwrap_or_else(|| End::of(grant, now));
+            end.over |= end.at <= now;
             known.insert(id, end);
         }
         self.ends = known;
-        self.ends.iter().filter(|(_, end)| **end <= now).map(|(id, _)| *id).collect()
+        self.ends.iter().filter(|(_, end)| end.over).map(|(id, _)| *id).collect()
     }
 
-    /// Gives a lease its whole time again.
-    pub(crate) fn renew(&mut self, id: i64, ttl: i64, now: Instant) {
-        self.ends.insert(id, now + seconds(ttl));
+    fn end(&self, id: i64, grant: Grant) -> Option<End> {
+        self.ends.get(&id).filter(|end| end.number == grant.number).copied()
+    }
+
+    /// Gives a lease its whole time again. `false` if its time is over.
+    #[must_use]
+    pub(crate) fn renew(&mut self, id: i64, grant: Grant, now: Instant) -> bool {
+        let over = self.end(id, grant).is_some_and(|end| end.over);
+        if !over {
+            self.ends.insert(id, End::of(grant, now));
+        }
+        !over
     }
 
     /// Whole seconds left.
-    pub(crate) fn remaining(&self, id: i64, ttl: i64, now: Instant) -> i64 {
-        let left = self.ends.get(&id).map_or(seconds(ttl), |end| end.saturating_duration_since(now));
+    pub(crate) fn remaining(&self, id: i64, grant: Grant, now: Instant) -> i64 {
+        let left =
+            self.end(id, grant).unwrap_or_else(|| End::of(grant, now)).at.saturating_duration_since(now);
         i64::try_from(left.as_secs()).unwrap_or(i64::MAX)
     }
 }
@@ -91,24 +127,46 @@ fn seconds(ttl: i64) -> Duration {
 mod tests {
     use super::*;
 
+    fn grant(ttl: i64, number: u64) -> Grant {
+        Grant { ttl, number }
+    }
+
     #[test]
     fn only_a_leader_ends_leases_and_a_new_one_gives_them_their_time_again() {
         let mut deadlines = Deadlines::default();
         let start = Instant::now();
-        let leases = || [(1, 5), (2, 10)].into_iter();
+        let leases = || [(1, grant(5, 1)), (2, grant(10, 2))].into_iter();
         let after = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(deadlines.expired(leases(), start), Vec::<i64>::new());
         deadlines.lead(true);
         assert_eq!(deadlines.expired(leases(), start), Vec::<i64>::new());
-        assert_eq!(deadlines.expired(leases(), after(5)), [1]);
-        deadlines.renew(1, 5, after(5));
+        assert!(deadlines.renew(1, grant(5, 1), after(5)));
         assert_eq!(deadlines.expired(leases(), after(9)), Vec::<i64>::new());
-        assert_eq!(deadlines.remaining(1, 5, after(9)), 1);
+        assert_eq!(deadlines.remaining(1, grant(5, 1), after(9)), 1);
         deadlines.lead(false);
         assert_eq!(deadlines.expired(leases(), after(100)), Vec::<i64>::new());
         deadlines.lead(true);
         assert_eq!(deadlines.expired(leases(), after(100)), Vec::<i64>::new());
         assert_eq!(deadlines.expired(leases(), after(105)), [1]);
+    }
+
+    #[test]
+    fn a_lease_whose_time_is_over_is_not_renewed_until_it_is_granted_again() {
+        let mut deadlines = Deadlines::default();
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        deadlines.lead(true);
+        assert_eq!(deadlines.expired([(1, grant(5, 1))].into_iter(), start), Vec::<i64>::new());
+        assert_eq!(deadlines.expired([(1, grant(5, 1))].into_iter(), after(5)), [1]);
+        assert!(!deadlines.renew(1, grant(5, 1), after(5)));
+        assert_eq!(
+            deadlines.expired([(1, grant(5, 1))].into_iter(), after(6)),
+            [1],
+            "proposed until it is gone"
+        );
+        assert_eq!(deadlines.remaining(1, grant(60, 2), after(6)), 60);
+        assert_eq!(deadlines.expired([(1, grant(60, 2))].into_iter(), after(6)), Vec::<i64>::new());
+        assert!(deadlines.renew(1, grant(60, 2), after(7)));
     }
 
     #[test]

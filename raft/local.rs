@@ -143,16 +143,18 @@ impl Local {
         }
     }
 
-    /// Gives a lease its whole time again, if this member leads.
+    /// Gives a lease its whole time again, if this member leads and the time is not over.
     pub(crate) async fn keep_alive(&self, id: i64) -> Reply {
         if let Err(refusal) = self.confirm().await {
             return Reply::Refused(refusal);
         }
-        let Some(granted) = self.machine.lease_ttl(id) else {
+        let Some(grant) = self.machine.grant(id) else {
             return Reply::Refused(Refusal::LeaseNotFound);
         };
-        self.deadlines().renew(id, granted, Instant::now());
-        Reply::Lease { remaining: granted, granted }
+        if !self.deadlines().renew(id, grant, Instant::now()) {
+            return Reply::Refused(Refusal::LeaseNotFound);
+        }
+        Reply::Lease { remaining: grant.ttl, granted: grant.ttl }
     }
 
     /// How long a lease has left, if this member leads.
@@ -160,11 +162,11 @@ impl Local {
         if let Err(refusal) = self.confirm().await {
             return Reply::Refused(refusal);
         }
-        let Some(granted) = self.machine.lease_ttl(id) else {
+        let Some(grant) = self.machine.grant(id) else {
             return Reply::Refused(Refusal::LeaseNotFound);
         };
-        let remaining = self.deadlines().remaining(id, granted, Instant::now());
-        Reply::Lease { remaining, granted }
+        let remaining = self.deadlines().remaining(id, grant, Instant::now());
+        Reply::Lease { remaining, granted: grant.ttl }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     codec,
     command::{Alarm, Fault, KeyValue, Member, Outcome, Range, RangeResult, Response},
     engine::{Batch, Engine, View},
-    lease::Lease,
+    lease::{Grant, Lease},
     mvcc::{self, Change, Commit, Effects, State, Values},
     query,
     revision::Revision,
@@ -245,9 +245,9 @@ impl Machine {
         Ok(commits)
     }
 
-    /// All leases with the seconds granted.
-    pub(crate) fn leases(&self) -> Vec<(i64, i64)> {
-        self.read().state.leases.iter().map(|(id, lease)| (*id, lease.ttl)).collect()
+    /// All leases with what was granted.
+    pub(crate) fn leases(&self) -> Vec<(i64, Grant)> {
+        self.read().state.leases.iter().map(|(id, lease)| (*id, lease.grant)).collect()
     }
 
     /// One lease.
@@ -255,9 +255,9 @@ impl Machine {
         self.read().state.leases.get(&id).cloned()
     }
 
-    /// Seconds granted to a lease.
-    pub(crate) fn lease_ttl(&self, id: i64) -> Option<i64> {
-        self.read().state.leases.get(&id).map(|lease| lease.ttl)
+    /// What was granted to a lease.
+    pub(crate) fn grant(&self, id: i64) -> Option<Grant> {
+        self.read().state.leases.get(&id).map(|lease| lease.grant)
     }
 
     /// The members that have told who they are.
@@ -426,7 +426,8 @@ fn load(engine: &Engine) -> io::Result<(Inner, u64)> {
     let mut state = State { revision: saved.revision, compacted: saved.compacted, ..State::default() };
     engine.scan(LEASE, &[], |key, value| {
         let id = key.try_into().map(i64::from_be_bytes).map_err(io::Error::other)?;
-        state.leases.insert(id, Lease { ttl: codec::decode(value)?, ..Lease::default() });
+        let grant = Grant { ttl: codec::decode(value)?, number: 0 };
+        state.leases.insert(id, Lease { grant, ..Lease::default() });
         Ok(true)
     })?;
     engine.scan(MEMBER, &[], |_, value| {

@@ -10,7 +10,7 @@ use crate::{
         Alarm, AlarmKind, Command, Delete, Fault, KeyValue, Member, Op, Outcome, Put, Range, Response, Txn,
     },
     index::{Index, Live},
-    lease::{self, Lease, Leases},
+    lease::{self, Grant, Lease, Leases},
     query::{check_revision_in_txn, find, holds},
     revision::{KeyRange, Revision},
 };
@@ -37,6 +37,8 @@ pub(crate) struct State {
     pub(crate) compacted: i64,
     /// The leases.
     pub(crate) leases: Leases,
+    /// Grants since the process started.
+    pub(crate) grants: u64,
     /// The members that have told who they are.
     pub(crate) members: BTreeMap<u64, Member>,
     /// The alarms that are raised.
@@ -50,6 +52,7 @@ impl Default for State {
             revision: 1,
             compacted: -1,
             leases: Leases::new(),
+            grants: 0,
             members: BTreeMap::new(),
             alarms: BTreeSet::new(),
         }
@@ -359,7 +362,9 @@ impl Write<'_> {
         if self.state.leases.contains_key(&id) {
             return Err(Fault::LeaseExists.into());
         }
-        self.state.leases.insert(id, Lease { ttl, ..Lease::default() });
+        self.state.grants += 1;
+        let grant = Grant { ttl, number: self.state.grants };
+        self.state.leases.insert(id, Lease { grant, ..Lease::default() });
         self.effects.leases.push((id, Some(ttl)));
         Ok(Response::Done)
     }

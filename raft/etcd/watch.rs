@@ -16,7 +16,11 @@ use crate::{
 use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
 use prost::Message;
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::Arc,
+};
 use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -45,6 +49,8 @@ struct Session {
     member: Arc<Member>,
     replies: mpsc::Sender<Result<pb::WatchResponse, Status>>,
     watchers: BTreeMap<i64, Watcher>,
+    /// Numbers of watches that compaction ended. As in etcd they are taken until the client cancels them.
+    ended: BTreeSet<i64>,
     next_id: i64,
     progress_wanted: bool,
 }
@@ -76,6 +82,7 @@ impl pb::watch_server::Watch for Member {
             member: self.arc(),
             replies: replies.clone(),
             watchers: BTreeMap::new(),
+            ended: BTreeSet::new(),
             next_id: 0,
             progress_wanted: false,
         };
@@ -130,7 +137,7 @@ impl Session {
             Some(RequestUnion::CreateRequest(create)) => self.create(create, now).await,
             Some(RequestUnion::CancelRequest(cancel)) => {
                 let id = cancel.watch_id;
-                if self.watchers.remove(&id).is_none() {
+                if self.watchers.remove(&id).is_none() && !self.ended.remove(&id) {
                     return Ok(());
                 }
                 self.send(pb::WatchResponse { watch_id: id, canceled: true, ..self.response(now) }).await
@@ -177,14 +184,17 @@ impl Session {
             return Err(errors::WATCH_EMPTY);
         }
         if chosen != 0 {
-            let taken = self.watchers.contains_key(&chosen);
-            return if taken { Err(errors::WATCH_ID_TAKEN) } else { Ok(chosen) };
+            return if self.taken(chosen) { Err(errors::WATCH_ID_TAKEN) } else { Ok(chosen) };
         }
-        while self.watchers.contains_key(&self.next_id) {
+        while self.taken(self.next_id) {
             self.next_id += 1;
         }
         self.next_id += 1;
         Ok(self.next_id - 1)
+    }
+
+    fn taken(&self, id: i64) -> bool {
+        self.watchers.contains_key(&id) || self.ended.contains(&id)
     }
 
     /// Sends every watcher a portion of what it has not seen. Returns whether one is still behind.
@@ -297,13 +307,14 @@ impl Session {
         self.send(pb::WatchResponse { watch_id: id, ..self.response(now) }).await
     }
 
-    async fn compacted(&self, id: i64, revision: i64) -> Result<(), End> {
+    /// As etcd tells it: without a reason or a revision, `compact_revision` says it all.
+    async fn compacted(&mut self, id: i64, revision: i64) -> Result<(), End> {
+        self.ended.insert(id);
         self.send(pb::WatchResponse {
             watch_id: id,
             canceled: true,
             compact_revision: revision,
-            cancel_reason: errors::COMPACTED.text.into(),
-            ..self.response_now()
+            ..self.response(0)
         })
         .await
     }

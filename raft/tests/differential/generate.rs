@@ -5,18 +5,18 @@
 //! keys: up to so many etcd puts equal ones in the order of their keys, above it that order is arbitrary.
 
 use raft::etcd::pb::{self, compare, request_op::Request, watch_create_request::FilterType};
-use rand::{Rng, RngCore, SeedableRng, rngs::StdRng};
+use rand::{Rng, SeedableRng, rngs::StdRng};
 
 /// What is known of the store while operations are drawn.
 #[derive(Clone, Copy, Default)]
-pub struct Now {
-    pub revision: i64,
-    pub compacted: i64,
+pub(crate) struct Now {
+    pub(crate) revision: i64,
+    pub(crate) compacted: i64,
 }
 
 /// One operation. Watches are of the stream of the number.
 #[derive(Clone, Debug)]
-pub enum Op {
+pub(crate) enum Op {
     Put(pb::PutRequest),
     Range(pb::RangeRequest),
     Delete(pb::DeleteRangeRequest),
@@ -35,7 +35,7 @@ pub enum Op {
     Progress(usize),
 }
 
-pub struct Generator {
+pub(crate) struct Generator {
     rng: StdRng,
 }
 
@@ -43,7 +43,7 @@ const KEYS: [&str; 12] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k",
 const TOO_MANY: usize = 129;
 
 impl Generator {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self { rng: StdRng::seed_from_u64(seed) }
     }
 
@@ -59,11 +59,7 @@ impl Generator {
         from[self.rng.random_range(0..from.len())].clone()
     }
 
-    pub fn seed(&mut self) -> u64 {
-        self.rng.next_u64()
-    }
-
-    pub fn op(&mut self, now: Now, streams: usize) -> Op {
+    pub(crate) fn op(&mut self, now: Now, streams: usize) -> Op {
         let stream = self.rng.random_range(0..streams);
         match self.below(1000) {
             0..250 => Op::Put(self.put()),
@@ -229,9 +225,10 @@ impl Generator {
 
     /// Not from the compacted revision itself: etcd 3.4 forgets a deletion there (etcd issue 19179).
     fn watch(&mut self, now: Now) -> pb::WatchCreateRequest {
-        let start_revision = match self.below(4) {
-            0 => 0,
-            1 => now.revision + self.rng.random_range(1..20),
+        let start_revision = match self.below(8) {
+            0 | 1 => 0,
+            2 | 3 => now.revision + self.rng.random_range(1..20),
+            4 if now.compacted > 1 => self.rng.random_range(1..now.compacted),
             _ => self.revision(now).max(0),
         };
         let mut filters: Vec<i32> = Vec::new();

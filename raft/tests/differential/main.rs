@@ -111,10 +111,11 @@ impl Etcd {
     }
 }
 
-/// A member of ours in this process, stopped with the test.
+/// A member of ours in this process.
 struct Ours {
     port: u16,
-    _stop: tokio_util::sync::DropGuard,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
     _folder: tempfile::TempDir,
 }
 
@@ -130,8 +131,14 @@ impl Ours {
         let flags = Args::try_parse_from(args.split_whitespace()).unwrap().flags;
         let stop = CancellationToken::new();
         let token = stop.clone();
-        tokio::spawn(async move { raft::run(flags, token).await.unwrap() });
-        Self { port, _stop: stop.drop_guard(), _folder: folder }
+        let task = tokio::spawn(async move { raft::run(flags, token).await.unwrap() });
+        Self { port, stop, task, _folder: folder }
+    }
+
+    /// Its database must be closed before the process ends.
+    async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap();
     }
 }
 
@@ -210,7 +217,10 @@ impl Pair {
     async fn step(&mut self, op: Op) {
         match &op {
             // What a watch is told depends on how far it has come.
-            Op::Compact(_) => self.compare_events().await,
+            Op::Compact(_) => {
+                self.compare_events().await;
+                self.etcd.until_watches_have_caught_up().await;
+            }
             Op::Watch(stream, _) if self.ours.watches(*stream).len() >= WATCHES => return,
             Op::Cancel(_) => self.compare_events().await,
             Op::Progress(stream) => {
@@ -354,7 +364,10 @@ async fn run(seed: u64) -> Counts {
         }
     }
     pair.compare_events().await;
-    pair.counts
+    let counts = std::mem::take(&mut pair.counts);
+    drop(pair);
+    ours.stop().await;
+    counts
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,7 +14,11 @@ use std::{
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
-use tokio::sync::mpsc;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::mpsc,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming, transport::Channel};
 
@@ -22,13 +26,13 @@ use tonic::{Code, Status, Streaming, transport::Channel};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a store said.
-pub type Answer = Result<String, (Code, String)>;
+pub(crate) type Answer = Result<String, (Code, String)>;
 
 /// What came on a stream: the events of each watch, and everything else in its order.
 #[derive(Debug, Default)]
-pub struct Heard {
-    pub events: BTreeMap<i64, Vec<pb::Event>>,
-    pub control: Vec<pb::WatchResponse>,
+pub(crate) struct Heard {
+    pub(crate) events: BTreeMap<i64, Vec<pb::Event>>,
+    pub(crate) control: Vec<pb::WatchResponse>,
     broken: Option<String>,
 }
 
@@ -37,8 +41,9 @@ struct Stream {
     heard: Arc<Mutex<Heard>>,
 }
 
-pub struct Side {
-    pub name: &'static str,
+pub(crate) struct Side {
+    pub(crate) name: &'static str,
+    port: u16,
     kv: KvClient<Channel>,
     lease: LeaseClient<Channel>,
     maintenance: MaintenanceClient<Channel>,
@@ -64,7 +69,7 @@ fn answer<T: Debug>(
 
 impl Side {
     /// Connects as soon as the store serves.
-    pub async fn connect(name: &'static str, port: u16, streams: usize) -> Self {
+    pub(crate) async fn connect(name: &'static str, port: u16, streams: usize) -> Self {
         let channel = Channel::from_shared(format!("http://127.0.0.1:{port}")).unwrap().connect_lazy();
         let kv = KvClient::new(channel.clone());
         let begun = Instant::now();
@@ -80,6 +85,7 @@ impl Side {
         let kept = lease.lease_keep_alive(ReceiverStream::new(requests)).await.unwrap().into_inner();
         let mut side = Self {
             name,
+            port,
             kv,
             lease,
             maintenance: MaintenanceClient::new(channel.clone()),
@@ -95,7 +101,7 @@ impl Side {
     }
 
     /// Has an operation done. Revisions are as of before it.
-    pub async fn ask(&mut self, op: &Op) -> Answer {
+    pub(crate) async fn ask(&mut self, op: &Op) -> Answer {
         match tokio::time::timeout(PATIENCE, self.asked(op)).await {
             Ok(answer) => answer,
             Err(_) => panic!("{} does not answer {op:?}", self.name),
@@ -191,7 +197,11 @@ impl Side {
     }
 
     /// Waits until something was heard.
-    pub async fn until<T>(&self, what: &str, mut heard: impl FnMut() -> Option<T>) -> Result<T, String> {
+    pub(crate) async fn until<T>(
+        &self,
+        what: &str,
+        mut heard: impl FnMut() -> Option<T>,
+    ) -> Result<T, String> {
         let begun = Instant::now();
         loop {
             if let Some(found) = heard() {
@@ -207,22 +217,41 @@ impl Side {
         }
     }
 
+    /// Waits until etcd reads no more history for a watch. It does that ten times a second, and a compaction in
+    /// between ends the watch, also one that is told of nothing.
+    pub(crate) async fn until_watches_have_caught_up(&self) {
+        let begun = Instant::now();
+        while !metrics(self.port).await.lines().any(|line| line == "etcd_debugging_mvcc_slow_watcher_total 0")
+        {
+            assert!(begun.elapsed() < PATIENCE, "{} does not catch up with its watches", self.name);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// What was heard on a stream.
-    pub fn heard<T>(&self, stream: usize, look: impl FnOnce(&Heard) -> T) -> T {
+    pub(crate) fn heard<T>(&self, stream: usize, look: impl FnOnce(&Heard) -> T) -> T {
         look(&self.streams[stream].heard.lock().unwrap())
     }
 
     /// The watches of a stream that were created and not cancelled.
-    pub fn watches(&self, stream: usize) -> Vec<i64> {
+    pub(crate) fn watches(&self, stream: usize) -> Vec<i64> {
         self.streams[stream].watches()
     }
 
     /// Forgets the events heard so far.
-    pub fn forget(&self) {
+    pub(crate) fn forget(&self) {
         for stream in &self.streams {
             stream.heard.lock().unwrap().events.clear();
         }
     }
+}
+
+async fn metrics(port: u16) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
 }
 
 impl Stream {
