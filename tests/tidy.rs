@@ -66,6 +66,33 @@ fn the_ratchet_only_tightens() {
 }
 
 #[test]
+fn every_file_is_compiled() {
+    none(orphans(&sources()).into_iter(), "name the file with `mod`, or remove it: nothing compiles it");
+}
+
+#[test]
+fn orphans_are_found() {
+    let check = |files: &[(&str, &str)], expect: &[&str]| {
+        let files: Vec<_> = files.iter().map(|(p, t)| ((*p).to_string(), (*t).to_string())).collect();
+        assert_eq!(orphans(&files), expect);
+    };
+    let lib = "pub mod a;\n    mod b;\n#[cfg(test)]\npub(crate) mod c;\n";
+    check(
+        &[("x/lib.rs", lib), ("x/a.rs", ""), ("x/b/mod.rs", ""), ("x/c.rs", "mod d;"), ("x/c/d.rs", "")],
+        &[],
+    );
+    check(&[("x/lib.rs", "// mod a;\nmod ab;"), ("x/a.rs", ""), ("x/ab.rs", "mod a;")], &["x/a.rs"]);
+    check(
+        &[("x/tests/t.rs", "mod common;"), ("x/tests/common/mod.rs", ""), ("x/tests/common/e.rs", "")],
+        &["x/tests/common/e.rs"],
+    );
+    let path = "#[path = \"../examples/g/main.rs\"]\nmod g;\n";
+    check(&[("x/tests/t.rs", path), ("x/examples/g/main.rs", "mod h;"), ("x/examples/g/h.rs", "")], &[]);
+    check(&[("x/lib.rs", "#[path = \"a/b.rs\"]\nmod c;"), ("x/a/b.rs", ""), ("x/a/c.rs", "")], &["x/a/c.rs"]);
+    check(&[("x/tests/t/main.rs", ""), ("x/tests/t/u.rs", ""), ("x/build.rs", "")], &["x/tests/t/u.rs"]);
+}
+
+#[test]
 fn nothing_banned() {
     let mut found = Vec::new();
     for (path, text) in sources() {
@@ -140,6 +167,58 @@ fn scripts_say_what_they_do() {
         }
     }
     none(silent.into_iter(), "open the script with a comment: what it is for");
+}
+
+/// Files that are no crate's root and that no `mod` names.
+fn orphans(files: &[(String, String)]) -> Vec<String> {
+    let named = |path: &str| {
+        let whole = path.strip_suffix("/mod.rs").map_or_else(|| path.to_string(), |p| format!("{p}.rs"));
+        let (folder, file) = whole.rsplit_once('/').unwrap_or(("", &whole));
+        let declares = |text: &str| text.lines().any(|line| declared(line) == file.strip_suffix(".rs"));
+        files.iter().any(|(parent, text)| {
+            (may_name(parent, folder) && declares(text)) || by_path(parent, text).any(|named| named == path)
+        })
+    };
+    files.iter().map(|(path, _)| path).filter(|path| !is_root(path) && !named(path)).cloned().collect()
+}
+
+/// Whether cargo finds a file by itself: a library, a program, a build script, a test, an example.
+fn is_root(path: &str) -> bool {
+    let (folder, file) = path.rsplit_once('/').unwrap_or(("", path));
+    let of_many = |folder: &str| matches!(name(folder), "tests" | "examples");
+    matches!(file, "lib.rs" | "main.rs" | "build.rs") || (of_many(folder) && file != "mod.rs")
+}
+
+/// Whether the modules that a file names lie in this folder.
+fn may_name(parent: &str, folder: &str) -> bool {
+    let (own, file) = parent.rsplit_once('/').unwrap_or(("", parent));
+    let beside = is_root(parent) || file == "mod.rs";
+    if beside { own == folder } else { parent.strip_suffix(".rs") == Some(folder) }
+}
+
+/// The files that a file names with `#[path = "…"]`, from the workspace's folder.
+fn by_path<'t>(parent: &'t str, text: &'t str) -> impl Iterator<Item = String> + 't {
+    let paths = text.lines().filter_map(|line| line.trim().strip_prefix("#[path = \"")?.strip_suffix("\"]"));
+    paths.map(move |path| {
+        let mut parts: Vec<&str> = parent.rsplit_once('/').map_or("", |(own, _)| own).split('/').collect();
+        for part in path.split('/') {
+            match part {
+                ".." => _ = parts.pop(),
+                part => parts.push(part),
+            }
+        }
+        parts.join("/")
+    })
+}
+
+/// The module that a line names: `pub(crate) mod name;`.
+fn declared(line: &str) -> Option<&str> {
+    let line = line.trim();
+    let rest = match line.strip_prefix("pub") {
+        Some(rest) => rest.trim_start_matches("(crate)").trim_start_matches("(super)").trim_start(),
+        None => line,
+    };
+    rest.strip_prefix("mod ")?.strip_suffix(';')
 }
 
 /// All source files of the workspace with their text, generated ones left out.

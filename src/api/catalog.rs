@@ -306,11 +306,6 @@ impl Resource {
         GroupVersionKind::new(&self.group, &self.version, &self.kind)
     }
 
-    /// `/v1, Resource=pods` or `apps/v1, Resource=deployments`, as upstream's texts name a resource.
-    pub fn gvr_text(&self) -> String {
-        format!("{}/{}, Resource={}", self.group, self.version, self.plural)
-    }
-
     /// The subresource of this name.
     pub fn subresource(&self, name: &str) -> Option<&Subresource> {
         self.subresources.iter().find(|s| s.name == name)

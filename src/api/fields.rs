@@ -130,10 +130,6 @@ pub fn check(resource: &Resource, selector: &FieldSelector) -> Result<()> {
             } else {
                 format!("field label not supported: {field}")
             };
-            let text = format!(
-                "Unable to find \"{}\" that match label selector \"\", field selector \"{selector}\": {text}",
-                resource.gvr_text()
-            );
             return Err(Status::bad_request(text));
         }
     }

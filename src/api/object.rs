@@ -291,7 +291,7 @@ pub fn type_name(value: &Value) -> &'static str {
 }
 
 fn malformed(error: &serde_json::Error) -> Status {
-    Status::bad_request(format!("the object provided is unrecognized (must be of type JSON): {error}"))
+    Status::bad_request(format!("couldn't get version/kind; json parse error: {error}"))
 }
 
 /// The map in a slot; whatever else was there is replaced by an empty one.

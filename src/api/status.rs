@@ -113,6 +113,8 @@ pub struct Status {
     reason: Reason,
     message: String,
     details: Option<Box<Details>>,
+    /// `metadata.continue`: where a list whose page expired can go on.
+    next: Option<Box<str>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -123,7 +125,7 @@ struct Wire {
     #[serde(default)]
     api_version: String,
     #[serde(default)]
-    metadata: serde_json::Map<String, serde_json::Value>,
+    metadata: ListMeta,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     status: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -134,6 +136,13 @@ struct Wire {
     details: Option<Box<Details>>,
     #[serde(default)]
     code: u16,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct ListMeta {
+    #[serde(rename = "continue", skip_serializing_if = "Option::is_none")]
+    next: Option<Box<str>>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
@@ -147,7 +156,7 @@ impl Serialize for Status {
         Wire {
             kind: "Status".into(),
             api_version: "v1".into(),
-            metadata: serde_json::Map::new(),
+            metadata: ListMeta { next: self.next.clone() },
             status: status.into(),
             message: self.message.clone(),
             reason: self.reason,
@@ -161,20 +170,22 @@ impl Serialize for Status {
 impl<'de> Deserialize<'de> for Status {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let wire = Wire::deserialize(deserializer)?;
-        Ok(Self { code: wire.code, reason: wire.reason, message: wire.message, details: wire.details })
+        let Wire { code, reason, message, details, metadata, .. } = wire;
+        Ok(Self { code, reason, message, details, next: metadata.next })
     }
 }
 
 impl Status {
     /// A failure with the code that goes with its reason, without details.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { code: reason.code(), reason, message: message.into(), details: None }
+        Self { code: reason.code(), reason, message: message.into(), details: None, next: None }
     }
 
     /// The body of a successful answer that has no object (a deletion): about which object, with its uid.
     pub fn success(gr: &GroupResource, name: &str, uid: &str) -> Self {
         let details = Details { uid: uid.into(), ..about(&gr.group, &gr.resource, name) };
-        Self { code: 200, reason: Reason::Unknown, message: String::new(), details: Some(details.into()) }
+        let details = Some(details.into());
+        Self { code: 200, reason: Reason::Unknown, message: String::new(), details, next: None }
     }
 
     /// 404: no such object.
@@ -251,6 +262,12 @@ impl Status {
     /// 401: nobody knows who is asking.
     pub fn unauthorized() -> Self {
         Self::new(Reason::Unauthorized, "Unauthorized")
+    }
+
+    /// 405: this path does not have this method.
+    pub fn method_not_allowed() -> Self {
+        let text = "the server does not allow this method on the requested resource";
+        Self::new(Reason::MethodNotAllowed, text).with_details(Details::default())
     }
 
     /// 405: this resource does not have this verb.
@@ -358,6 +375,13 @@ impl Status {
         self
     }
 
+    /// The same failure with a token with which the list can go on.
+    #[must_use]
+    pub fn with_continue(mut self, token: &str) -> Self {
+        self.next = Some(token.into());
+        self
+    }
+
     fn of(self, gr: &GroupResource, name: &str) -> Self {
         self.with_details(about(&gr.group, &gr.resource, name))
     }
@@ -401,6 +425,11 @@ mod tests {
             json!({"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure",
                 "message":"pods \"x\" not found","reason":"NotFound",
                 "details":{"name":"x","kind":"pods"},"code":404}),
+        );
+        check(
+            &Status::expired("too old").with_continue("token"),
+            json!({"kind":"Status","apiVersion":"v1","metadata":{"continue":"token"},"status":"Failure",
+                "message":"too old","reason":"Expired","code":410}),
         );
         let errors = vec![
             FieldError::required(&Path::new("spec").child("selector"), ""),

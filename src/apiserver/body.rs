@@ -6,12 +6,17 @@
 mod protobuf;
 
 use crate::verbs::Context;
-use api::{Object, catalog::Resource, status::Status};
+use api::{
+    Object, Schema,
+    catalog::GroupVersionKind,
+    status::{Reason, Status},
+};
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use serde_json::Value;
+use std::sync::Arc;
 
 /// The largest body taken, bytes.
 pub(crate) const LIMIT: usize = 3 << 20;
@@ -57,74 +62,108 @@ pub(crate) fn parse(headers: &HeaderMap, bytes: &Bytes) -> api::Result<(Object, 
 }
 
 fn yaml(bytes: &Bytes) -> api::Result<Object> {
-    let malformed = |why: String| Status::bad_request(format!("error parsing the body as YAML: {why}"));
+    let malformed = |why: String| Status::bad_request(format!("error converting YAML to JSON: {why}"));
     let text = std::str::from_utf8(bytes).map_err(|e| malformed(e.to_string()))?;
     let value: Value = serde_saphyr::from_str(text).map_err(|e| malformed(e.to_string()))?;
     Object::try_from(value)
 }
 
+/// What a request's body must be: the resource's kind, or its subresource's.
+struct Wanted {
+    gvk: GroupVersionKind,
+    schema: Option<Arc<Schema>>,
+}
+
+impl Wanted {
+    fn of(ctx: &Context) -> Self {
+        let (whole, r) = (ctx.resource.gvk(), &ctx.resource);
+        match r.subresource(&ctx.info.subresource).map(|sub| sub.gvk.clone()).filter(|gvk| *gvk != whole) {
+            Some(gvk) => Wanted { schema: Schema::builtin(&gvk.group, &gvk.version, &gvk.kind), gvk },
+            None => Wanted { gvk: whole, schema: r.schema.clone() },
+        }
+    }
+}
+
 /// Reads an object of the request's kind: right apiVersion and kind, unknown fields dropped and reported.
 pub(crate) fn decode(ctx: &Context, bytes: &Bytes) -> api::Result<Object> {
-    let (object, duplicates) = parse(&ctx.headers, bytes)?;
+    let wanted = Wanted::of(ctx);
+    let unrecognized = |status: Status| match status.reason() {
+        Reason::BadRequest => Status::bad_request(format!(
+            "the object provided is unrecognized (must be of type {}): {} ({})",
+            wanted.gvk.kind,
+            status.message(),
+            summary(bytes)
+        )),
+        _ => status,
+    };
+    let (object, duplicates) = parse(&ctx.headers, bytes).map_err(unrecognized)?;
     check(ctx, object, &duplicates)
+}
+
+/// The beginning of a body, for an error: as text where it looks like JSON, in hexadecimal otherwise.
+fn summary(bytes: &[u8]) -> String {
+    const SHOWN: usize = 30;
+    let (head, more) = (&bytes[..bytes.len().min(SHOWN)], if bytes.len() > SHOWN { " ..." } else { "" });
+    match head.first() {
+        None => "<empty>".to_string(),
+        Some(b'{') => format!("{}{more}", String::from_utf8_lossy(head)),
+        Some(_) => head.iter().map(|b| format!("{b:02x}")).collect::<String>() + more,
+    }
 }
 
 /// As [`decode`], for an object that a patch made.
 pub(crate) fn check(ctx: &Context, mut object: Object, duplicates: &[String]) -> api::Result<Object> {
-    typed(&ctx.resource, &mut object)?;
+    let wanted = Wanted::of(ctx);
+    typed(&wanted, &mut object)?;
     let mut value = object.into_value();
-    if let Some(schema) = &ctx.resource.schema {
+    if let Some(schema) = &wanted.schema {
         match schema.decode(&value) {
             // Any JSON is right where Go has an interface {} (defaults and examples in a CRD's schema).
             Err(status) if !status.message().ends_with("of type interface {}") => return Err(status),
             _ => {}
         }
     }
-    let unknown = ctx.resource.schema.as_ref().map(|s| s.prune(&mut value)).unwrap_or_default();
+    let unknown = wanted.schema.as_ref().map(|s| s.prune(&mut value)).unwrap_or_default();
     let texts: Vec<String> = (unknown.iter().map(|path| format!("unknown field \"{path}\"")))
         .chain(duplicates.iter().map(|path| format!("duplicate field \"{path}\"")))
         .collect();
-    match ctx.info.query.get("fieldValidation").unwrap_or("Warn") {
-        "Ignore" => {}
-        "Strict" if !texts.is_empty() => return Err(strict(&ctx.resource, &texts)),
-        "Strict" => {}
-        "Warn" => texts.into_iter().for_each(|text| ctx.warn(text)),
-        other => {
-            let why = format!("unsupported fieldValidation \"{other}\": must be one of Ignore, Warn, Strict");
-            return Err(Status::bad_request(why));
+    match ctx.info.query.get("fieldValidation") {
+        Some("Ignore") => {}
+        Some("Strict") if !texts.is_empty() => {
+            let why = format!("strict decoding error: {}", texts.join(", "));
+            return Err(cannot(&wanted.gvk.kind, &wanted.gvk.version, &wanted, &why));
         }
+        Some("Strict") => {}
+        _ => texts.into_iter().for_each(|text| ctx.warn(text)),
     }
     Object::try_from(value)
 }
 
-fn strict(r: &Resource, texts: &[String]) -> Status {
-    Status::bad_request(format!(
-        "{kind} in version \"{version}\" cannot be handled as a {kind}: strict decoding error: {all}",
-        kind = r.kind,
-        version = r.version,
-        all = texts.join(", ")
-    ))
+fn cannot(kind: &str, version: &str, wanted: &Wanted, why: &str) -> Status {
+    let expected = &wanted.gvk.kind;
+    Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {expected}: {why}"))
 }
 
+/// What older clients call a kind: kubectl 1.20 evicts in the version that was then.
+const OLDER_NAMES: &[(&str, &str)] = &[("Eviction", "policy/v1beta1")];
+
 /// Sets absent apiVersion and kind, refuses wrong ones.
-fn typed(r: &Resource, object: &mut Object) -> api::Result<()> {
-    let version = r.group_version();
-    if object.api_version().is_empty() && object.kind().is_empty() {
+fn typed(wanted: &Wanted, object: &mut Object) -> api::Result<()> {
+    let (version, kind) = (wanted.gvk.api_version(), wanted.gvk.kind.as_str());
+    if object.kind().is_empty() {
+        object.set("kind", kind);
+    }
+    if object.api_version().is_empty() || OLDER_NAMES.contains(&(object.kind(), object.api_version())) {
         object.set("apiVersion", version.as_str());
-        object.set("kind", r.kind.as_str());
     }
-    if object.kind() != r.kind {
-        let why = format!(
-            "the object provided is unrecognized: kind \"{}\" in the data does not match the expected kind \"{}\"",
-            object.kind(),
-            r.kind
-        );
-        return Err(Status::bad_request(why));
+    let (own, own_version) = (object.kind(), object.api_version());
+    if own != kind {
+        let why = format!("kind {own:?} in the data does not match the expected kind {kind:?}");
+        return Err(cannot(own, own_version, wanted, &why));
     }
-    if object.api_version() != version {
+    if own_version != version {
         return Err(Status::bad_request(format!(
-            "the API version in the data ({}) does not match the expected API version ({version})",
-            object.api_version()
+            "the API version in the data ({own_version}) does not match the expected API version ({version})"
         )));
     }
     Ok(())

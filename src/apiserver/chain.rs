@@ -3,7 +3,7 @@
 //! 1. a panic becomes a 500, whatever caused it;
 //! 2. an audit id, given back in `Audit-Id`; metrics and a line in the log;
 //! 3. verb and resource are read from method and URL;
-//! 4. authentication (401);
+//! 4. authentication (401), after which nothing sees the credentials any more;
 //! 5. limits on requests in flight (429), watches and streams excepted;
 //! 6. impersonation, where the real user may (403);
 //! 7. authorisation (403);
@@ -87,9 +87,10 @@ async fn handle(
     info: RequestInfo,
     request: Request,
 ) -> api::Result<Response> {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let authenticator = server.authenticator().ok_or_else(not_yet)?;
     let user = authenticator.authenticate(&parts).await?;
+    authenticator.forget_credentials(&mut parts.headers);
     let lasts = long_running(&info);
     let _slot = if lasts { None } else { Some(flight.enter(&server, &info, &user)?) };
     let user = Arc::new(impersonate::user(&server, user, &parts.headers).await?);

@@ -7,51 +7,9 @@ use hyper_util::{
     client::legacy::connect::{Connected, Connection},
     rt::TokioIo,
 };
-use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    pki_types::{CertificateDer, ServerName, UnixTime},
-};
+use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
-
-#[derive(Debug)]
-struct Anything(Vec<SignatureScheme>);
-
-impl ServerCertVerifier for Anything {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.clone()
-    }
-}
 
 /// A TLS stream to a server that nobody verified.
 pub(crate) struct Stream(TokioIo<TlsStream<TcpStream>>);
@@ -102,11 +60,7 @@ pub(crate) struct Insecure(Arc<ClientConfig>);
 
 /// The connector; uses the process's rustls provider.
 pub(crate) fn insecure() -> Insecure {
-    let schemes =
-        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.supported_schemes();
-    let config =
-        ClientConfig::builder().dangerous().with_custom_certificate_verifier(Arc::new(Anything(schemes)));
-    Insecure(Arc::new(config.with_no_client_auth()))
+    Insecure(serve::unverified())
 }
 
 impl tower::Service<http::Uri> for Insecure {

@@ -8,7 +8,7 @@ use clap::ArgAction;
 use ipnet::Ipv4Net;
 use serde::Deserialize;
 
-use crate::Error;
+use serve::flags::{ConfigError, invalid};
 
 /// Flags with upstream's names; those that are ours say so. A flag that is given wins over the file.
 #[derive(clap::Args, Debug, Clone)]
@@ -100,8 +100,8 @@ struct ConnectionFile {
 
 impl Config {
     /// Reads the file, if there is one, and checks everything.
-    pub fn new(flags: Flags) -> Result<Self, Error> {
-        let file = flags.config.as_ref().map_or_else(|| Ok(File::default()), read)?;
+    pub fn new(flags: Flags) -> Result<Self, ConfigError> {
+        let file: File = serve::flags::file(flags.config.as_deref())?;
         let mode = some(flags.proxy_mode.or(file.mode)).unwrap_or_else(|| "nftables".to_owned());
         if mode != "nftables" {
             return Err(invalid(&format!("--proxy-mode {mode} is not supported"), "use nftables"));
@@ -145,7 +145,7 @@ fn host_name() -> String {
 }
 
 /// Of a list for both address families, the one for IPv4.
-fn first_network(text: &str) -> Result<Ipv4Net, Error> {
+fn first_network(text: &str) -> Result<Ipv4Net, ConfigError> {
     let parsed = text.split(',').find_map(|t| t.trim().parse().ok());
     parsed.ok_or_else(|| {
         invalid(&format!("--cluster-cidr {text} is wrong"), "expected an IPv4 network such as 10.244.0.0/16")
@@ -153,7 +153,7 @@ fn first_network(text: &str) -> Result<Ipv4Net, Error> {
 }
 
 /// `primary` stands for the default: all local addresses but loopback.
-fn networks(texts: &[String]) -> Result<Vec<Ipv4Net>, Error> {
+fn networks(texts: &[String]) -> Result<Vec<Ipv4Net>, ConfigError> {
     let wanted = texts.iter().filter(|t| *t != "primary" && !t.contains(':'));
     let parsed = wanted.map(|text| {
         text.parse().map_err(|_| {
@@ -164,23 +164,13 @@ fn networks(texts: &[String]) -> Result<Vec<Ipv4Net>, Error> {
 }
 
 /// `ADDRESS`, `ADDRESS:PORT`, or port 0 for none.
-fn address(text: Option<String>, default: &str, port: u16) -> Result<Option<SocketAddr>, Error> {
+fn address(text: Option<String>, default: &str, port: u16) -> Result<Option<SocketAddr>, ConfigError> {
     let text = some(text).unwrap_or_else(|| format!("{default}:{port}"));
     let whole = text.parse::<SocketAddr>().ok();
     let parsed = whole.or_else(|| Some(SocketAddr::new(text.parse::<IpAddr>().ok()?, port)));
     let parsed =
         parsed.ok_or_else(|| invalid(&format!("bind address {text} is wrong"), "expected ADDRESS:PORT"))?;
     Ok(Some(parsed).filter(|a| a.port() != 0))
-}
-
-fn invalid(what: &str, why: &str) -> Error {
-    Error::Config { what: what.to_owned(), why: why.to_owned() }
-}
-
-fn read(path: &PathBuf) -> Result<File, Error> {
-    let text = std::fs::read_to_string(path).map_err(|source| Error::File { path: path.clone(), source })?;
-    serde_saphyr::from_str(&text)
-        .map_err(|e| invalid(&format!("{} is not usable", path.display()), &e.to_string()))
 }
 
 #[cfg(test)]

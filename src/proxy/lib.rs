@@ -19,7 +19,6 @@ mod rules;
 mod ruleset;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use axum::Router;
 use prometheus_client::registry::Registry;
@@ -38,22 +37,9 @@ pub use crate::ruleset::{Ruleset, TABLE, Udp};
 /// Why the proxy could not start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A flag or a field of the configuration file is wrong.
-    #[error("{what}: {why}")]
-    Config {
-        /// What is wrong.
-        what: String,
-        /// Why.
-        why: String,
-    },
-    /// The configuration file cannot be read.
-    #[error("cannot read the configuration file {}: check --config", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// The operating system's reason.
-        source: std::io::Error,
-    },
+    /// A flag or the configuration file is wrong.
+    #[error(transparent)]
+    Config(#[from] serve::flags::ConfigError),
     /// A port is not to be had.
     #[error(
         "cannot listen on {address}: is another kube-proxy running here? Choose another address with {flag}"
@@ -99,10 +85,8 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> Result<(), Error> {
         nft::cleanup().await?;
         return routes::cleanup().await;
     }
-    let missing = || Error::Config {
-        what: "--kubeconfig is required".into(),
-        why: "the API server is reached with it".into(),
-    };
+    let why = "the API server is reached with it";
+    let missing = || serve::flags::invalid("--kubeconfig is required", why);
     let path = config.kubeconfig.clone().ok_or_else(missing)?;
     let client = client::connect(&path, "kube-proxy").await.map_err(|source| Error::Client { source })?;
     let mut registry = Registry::default();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::ArgAction;
 use serde::Deserialize;
 
-use crate::Error;
+use serve::flags::{ConfigError, invalid};
 
 /// Flags with upstream's names. A flag that is given wins over the configuration file.
 #[derive(clap::Args, Debug, Clone)]
@@ -108,8 +108,8 @@ struct ProfileFile {
 
 impl Config {
     /// Reads the file, if there is one, and checks everything.
-    pub fn new(flags: Flags) -> Result<Self, Error> {
-        let file = flags.config.as_ref().map_or_else(|| Ok(File::default()), read)?;
+    pub fn new(flags: Flags) -> Result<Self, ConfigError> {
+        let file: File = serve::flags::file(flags.config.as_deref())?;
         let kubeconfig = flags.kubeconfig.clone().or(file.client_connection.kubeconfig);
         let kubeconfig = kubeconfig
             .ok_or_else(|| invalid("--kubeconfig is required", "the API server is reached with it"))?;
@@ -133,7 +133,11 @@ impl Config {
     }
 }
 
-fn election(flags: &Flags, file: &ElectionFile, host: &str) -> Result<Option<client::ElectionConfig>, Error> {
+fn election(
+    flags: &Flags,
+    file: &ElectionFile,
+    host: &str,
+) -> Result<Option<client::ElectionConfig>, ConfigError> {
     if !flags.leader_elect.or(file.leader_elect).unwrap_or(true) {
         return Ok(None);
     }
@@ -156,16 +160,6 @@ fn election(flags: &Flags, file: &ElectionFile, host: &str) -> Result<Option<cli
         return Err(invalid("leader election needs lease duration > renew deadline > retry period", why));
     }
     Ok(Some(config))
-}
-
-fn invalid(what: &str, why: &str) -> Error {
-    Error::Config { what: what.to_owned(), why: why.to_owned() }
-}
-
-fn read(path: &PathBuf) -> Result<File, Error> {
-    let text = std::fs::read_to_string(path).map_err(|source| Error::File { path: path.clone(), source })?;
-    serde_saphyr::from_str(&text)
-        .map_err(|e| invalid(&format!("{} is not usable", path.display()), &e.to_string()))
 }
 
 #[cfg(test)]

@@ -26,7 +26,6 @@ mod state;
 mod testing;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use client::Recorder;
@@ -46,22 +45,9 @@ pub use crate::snapshot::{NodeInfo, Snapshot};
 /// Why the scheduler could not start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A flag or a field of the configuration file is wrong.
-    #[error("{what}: {why}")]
-    Config {
-        /// What is wrong.
-        what: String,
-        /// Why.
-        why: String,
-    },
-    /// The configuration file cannot be read.
-    #[error("cannot read the configuration file {}: check --config", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// The operating system's reason.
-        source: std::io::Error,
-    },
+    /// A flag or the configuration file is wrong.
+    #[error(transparent)]
+    Config(#[from] serve::flags::ConfigError),
     /// The port for health and metrics is not to be had.
     #[error("cannot listen on {address}: is another scheduler running here? Choose another --secure-port")]
     Listen {

@@ -1,6 +1,50 @@
-//! Parsers for command-line values in the forms that Kubernetes and etcd accept.
+//! Command-line values in the forms that Kubernetes and etcd accept, configuration files, and what can be wrong with
+//! either.
 
-use std::time::Duration;
+use serde::de::DeserializeOwned;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// Why a component's configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A flag or a field of the configuration file is wrong.
+    #[error("{what}: {why}")]
+    Value {
+        /// What is wrong.
+        what: String,
+        /// Why.
+        why: String,
+    },
+    /// The configuration file cannot be read.
+    #[error("cannot read the configuration file {}: check --config", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+}
+
+/// A wrong flag or field.
+#[must_use]
+pub fn invalid(what: &str, why: &str) -> ConfigError {
+    ConfigError::Value { what: what.to_owned(), why: why.to_owned() }
+}
+
+/// What the configuration file says, if there is one.
+///
+/// # Errors
+/// When it cannot be read, or is not what it should be.
+pub fn file<T: DeserializeOwned + Default>(path: Option<&Path>) -> Result<T, ConfigError> {
+    let Some(path) = path else { return Ok(T::default()) };
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::File { path: path.to_owned(), source })?;
+    serde_saphyr::from_str(&text)
+        .map_err(|e| invalid(&format!("{} is not usable", path.display()), &e.to_string()))
+}
 
 /// A duration as Go writes it: `10s`, `1m30s`, `1.5h`, `500ms`, `0`. Negative durations are refused.
 pub fn duration(text: &str) -> Result<Duration, String> {

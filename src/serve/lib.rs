@@ -1,4 +1,5 @@
-//! How every component listens: HTTPS with client certificates, graceful drain, health checks, metrics.
+//! How every component listens: HTTPS with client certificates, graceful drain, health checks, metrics; and what
+//! flags and configuration files have in common.
 //!
 //! Keeps true: a request that reaches a router carries the [`Peer`] it came from, and a certificate in it was
 //! verified against the listener's client CA; a listener that is told to stop answers what it has begun; a
@@ -12,10 +13,12 @@ pub mod metrics;
 mod peer;
 pub mod pem;
 mod tls;
+mod unverified;
 
 pub use listen::{http, https};
 pub use peer::{Identity, Peer};
 pub use tls::{ServerTls, Tls};
+pub use unverified::unverified;
 
 use std::path::PathBuf;
 

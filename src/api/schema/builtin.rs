@@ -131,7 +131,7 @@ pub(super) fn decode(t: &'static Type, value: &Value) -> Result<()> {
     walk_type(t, value, &Trail::Root(&Path::root()), &mut |problem| match problem.go_error() {
         None => Ok(()),
         Some(text) => {
-            let (_, version, kind) = t.kinds.first().copied().unwrap_or_default();
+            let (_, version, kind) = t.kinds.first().copied().unwrap_or(("", "v1", t.short()));
             let text = format!("{kind} in version {version:?} cannot be handled as a {kind}: {text}");
             Err(Status::bad_request(text))
         }

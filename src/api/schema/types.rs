@@ -117,8 +117,11 @@ impl Table {
         self.by_name.get(name).map(|i| &self.types[*i])
     }
 
-    /// The type of a kind.
+    /// The type of a kind. The options of a deletion are a kind of every group and version.
     pub fn kind(&'static self, group: &str, version: &str, kind: &str) -> Option<&'static Type> {
+        if kind == "DeleteOptions" {
+            return self.named("apimachinery.pkg.apis.meta.v1.DeleteOptions");
+        }
         self.by_kind.get(&(group, version, kind)).map(|i| &self.types[*i])
     }
 

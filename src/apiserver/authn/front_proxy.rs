@@ -53,6 +53,21 @@ impl FrontProxy {
     }
 }
 
+impl FrontProxy {
+    /// Removes the headers that a front proxy may set.
+    pub(crate) fn strip(&self, headers: &mut HeaderMap) {
+        let own = |name: &str| {
+            let Headers { user, groups, extra_prefixes } = &self.headers;
+            user.iter().chain(groups).any(|own| own.eq_ignore_ascii_case(name))
+                || extra_prefixes.iter().any(|prefix| name.starts_with(&prefix.to_lowercase()))
+        };
+        let names: Vec<_> = headers.keys().filter(|name| own(name.as_str())).cloned().collect();
+        for name in names {
+            headers.remove(name);
+        }
+    }
+}
+
 impl Headers {
     fn first(&self, headers: &HeaderMap, names: &[String]) -> Option<String> {
         names.iter().find_map(|name| values(headers, name).next())

@@ -16,7 +16,7 @@ mod user;
 use std::sync::{Arc, Weak};
 
 use api::status::Status;
-use http::request::Parts;
+use http::{HeaderMap, header::AUTHORIZATION, request::Parts};
 use serve::Peer;
 
 pub(crate) use keys::Keys;
@@ -113,6 +113,14 @@ impl Authenticator {
             }
             bearer::Header::Absent if self.anonymous && !has_certificate(peer) => Ok(UserInfo::anonymous()),
             bearer::Header::Absent | bearer::Header::Unusable => Err(Status::unauthorized()),
+        }
+    }
+
+    /// Removes what only authentication may see: credentials, and a front proxy's word, believed or not.
+    pub(crate) fn forget_credentials(&self, headers: &mut HeaderMap) {
+        headers.remove(AUTHORIZATION);
+        if let Some(proxies) = &self.proxies {
+            proxies.strip(headers);
         }
     }
 

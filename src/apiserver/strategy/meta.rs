@@ -69,7 +69,7 @@ pub(super) fn labels(labels: Option<&serde_json::Map<String, Value>>, path: &Pat
         let keys = name::qualified_name(key).into_iter();
         errors.extend(keys.map(|text| FieldError::invalid(path, key.as_str(), text)));
         let values = name::label_value(value).into_iter();
-        errors.extend(values.map(|text| FieldError::invalid(&path.key(key), value, text)));
+        errors.extend(values.map(|text| FieldError::invalid(path, value, text)));
     }
     errors
 }

@@ -1,79 +1,33 @@
 //! `pods/binding` (and the old `bindings`): gives a pod its node, once.
 
-use super::answer;
+use super::{Call, done};
 use crate::{
     admission::Operation,
-    authn::UserInfo,
-    body,
-    registry::Fence,
-    request::RequestInfo,
-    respond,
-    server::{Preconditions, Server},
+    server::Preconditions,
     store::Extra,
-    verbs::{Change, Plan, Scope, dry_run},
+    verbs::{Change, Plan, Scope, place},
 };
 use api::{Object, status::Status};
-use axum::{extract::Request, response::Response};
-use futures::future::BoxFuture;
-use http::StatusCode;
+use axum::response::Response;
 use serde_json::{Value, json};
-use std::sync::Arc;
 
-pub(super) fn binding(
-    s: Arc<Server>,
-    u: Arc<UserInfo>,
-    i: RequestInfo,
-    r: Request,
-) -> BoxFuture<'static, Response> {
-    Box::pin(answer(run(s, u, i, r)))
-}
-
-pub(super) fn bindings(
-    s: Arc<Server>,
-    u: Arc<UserInfo>,
-    i: RequestInfo,
-    r: Request,
-) -> BoxFuture<'static, Response> {
-    Box::pin(answer(run(s, u, i, r)))
-}
-
-async fn run(
-    server: Arc<Server>,
-    user: Arc<UserInfo>,
-    info: RequestInfo,
-    request: Request,
-) -> api::Result<Response> {
-    let pods = server.resource("", "pods");
-    if info.verb != "create" {
-        return Err(Status::method_not_supported(&pods.group_resource(), info.verb));
-    }
-    let (parts, body) = request.into_parts();
-    let fence = Fence::from_headers(&parts.headers)?;
-    let accept = respond::negotiate(&parts.headers)?;
-    let (mut binding, _) = body::parse(&parts.headers, &body::read(body).await?)?;
-    let name = if info.name.is_empty() { binding.name().to_string() } else { info.name.clone() };
+pub(super) async fn run(call: Call) -> api::Result<Response> {
+    let pods = call.server.resource("", "pods");
+    let (ctx, mut binding) = call.posted().await?;
+    let in_url = ctx.info.name.as_str();
+    let name = if in_url.is_empty() { binding.name().to_string() } else { in_url.to_string() };
     if !binding.name().is_empty() && binding.name() != name {
         return Err(Status::bad_request("name in URL does not match name in Binding object"));
     }
     if !matches!(binding.str_at("target.kind"), "" | "Node") || binding.str_at("target.name").is_empty() {
         return Err(Status::bad_request("the target of a Binding must be a Node, with its name"));
     }
-    binding.set_namespace(&info.namespace);
-    let scope = Scope {
-        server: &server,
-        user: Some(&user),
-        resource: &pods,
-        subresource: "binding",
-        namespace: &info.namespace,
-        fence: fence.as_ref(),
-        dry_run: dry_run(info.query.all("dryRun"))?,
-    };
+    let scope = Scope { resource: &pods, subresource: "binding", ..ctx.scope() };
+    place(&scope, &mut binding)?;
     scope.admit(Operation::Create, &name, Some(&mut binding), None).await?;
     scope.permit(Operation::Create, &name, Some(&mut binding), None).await?;
     scope.target(&name).change(&Bind { scope, binding }).await?;
-    let done =
-        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    Ok(respond::value(accept, StatusCode::CREATED, &done))
+    Ok(done(&ctx))
 }
 
 struct Bind<'a> {

@@ -3,69 +3,32 @@
 //! A budget's `status.disruptionsAllowed` is taken down in the budget's own conditional write before the pod is
 //! deleted, so that evictions racing through several servers never take more than allowed.
 
-use super::answer;
+use super::{Call, done};
 use crate::{
-    authn::UserInfo,
-    body,
-    registry::Fence,
-    request::RequestInfo,
-    respond,
     server::Server,
-    verbs::{Change, Plan, Scope, delete, dry_run, update},
+    verbs::{Change, Plan, Scope, delete, update},
 };
 use api::{Object, catalog::Resource, selector::LabelSelector, status::Status};
-use axum::{extract::Request, response::Response};
-use futures::future::BoxFuture;
-use http::StatusCode;
-use serde_json::json;
-use std::sync::Arc;
+use axum::response::Response;
 
-pub(super) fn eviction(
-    s: Arc<Server>,
-    u: Arc<UserInfo>,
-    i: RequestInfo,
-    r: Request,
-) -> BoxFuture<'static, Response> {
-    Box::pin(answer(run(s, u, i, r)))
-}
-
-async fn run(
-    server: Arc<Server>,
-    user: Arc<UserInfo>,
-    info: RequestInfo,
-    request: Request,
-) -> api::Result<Response> {
+pub(super) async fn run(call: Call) -> api::Result<Response> {
+    let server = call.server.clone();
     let pods = server.resource("", "pods");
-    if info.verb != "create" {
-        return Err(Status::method_not_supported(&pods.group_resource(), info.verb));
-    }
-    let (parts, body) = request.into_parts();
-    let fence = Fence::from_headers(&parts.headers)?;
-    let accept = respond::negotiate(&parts.headers)?;
-    let (eviction, _) = body::parse(&parts.headers, &body::read(body).await?)?;
-    if !eviction.name().is_empty() && eviction.name() != info.name {
+    let (ctx, eviction) = call.posted().await?;
+    let name = ctx.info.name.as_str();
+    if !eviction.name().is_empty() && eviction.name() != name {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
     let wanted = Object(eviction.map_at("deleteOptions").cloned().unwrap_or_default());
     let mut options = delete::Options::of(&wanted)?;
-    options.dry_run |= dry_run(info.query.all("dryRun"))?;
-    let scope = Scope {
-        server: &server,
-        user: Some(&user),
-        resource: &pods,
-        subresource: "",
-        namespace: &info.namespace,
-        fence: fence.as_ref(),
-        dry_run: options.dry_run,
-    };
-    let pod = server.get(&pods, &info.namespace, &info.name).await?;
+    options.dry_run |= ctx.dry_run;
+    let scope = Scope { resource: &pods, subresource: "", dry_run: options.dry_run, ..ctx.scope() };
+    let pod = server.get(&pods, &ctx.namespace, name).await?;
     if guarded(&pod) {
         spend(&server, &scope, &pod).await?;
     }
-    delete::remove(&scope, &info.name, &options).await?;
-    let done =
-        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    Ok(respond::value(accept, StatusCode::CREATED, &done))
+    delete::remove(&scope, name, &options).await?;
+    Ok(done(&ctx))
 }
 
 /// Whether a budget has a say: pods that are over or not begun are evicted freely.

@@ -1,44 +1,21 @@
 //! `namespaces/finalize`: only the namespace's finalizers change; the last one gone ends a namespace that is
 //! being deleted.
 
-use super::answer;
+use super::Call;
 use crate::{
-    authn::UserInfo,
-    body,
-    request::RequestInfo,
     respond,
-    server::Server,
-    verbs::{Change, Context, Plan, Scope, update},
+    verbs::{Change, Plan, Scope, update},
 };
 use api::{Object, status::Status};
-use axum::{extract::Request, response::Response};
-use futures::future::BoxFuture;
+use axum::response::Response;
 use http::StatusCode;
-use std::sync::Arc;
 
-pub(super) fn finalize(
-    server: Arc<Server>,
-    user: Arc<UserInfo>,
-    info: RequestInfo,
-    request: Request,
-) -> BoxFuture<'static, Response> {
-    Box::pin(answer(run(server, user, info, request)))
-}
-
-async fn run(
-    server: Arc<Server>,
-    user: Arc<UserInfo>,
-    info: RequestInfo,
-    request: Request,
-) -> api::Result<Response> {
-    let resource = server.resource("", "namespaces");
-    let (parts, body) = request.into_parts();
-    let bytes = body::read(body).await?;
-    let name = info.name.clone();
-    let ctx = Context::new(server.clone(), user, info, resource, parts.headers)?;
-    let wanted = body::decode(&ctx, &bytes)?;
+pub(super) async fn run(call: Call) -> api::Result<Response> {
+    let (ctx, wanted) = call.posted().await?;
+    let name = ctx.info.name.as_str();
+    update::same_name(&wanted, name, &ctx.namespace)?;
     let scope = ctx.scope();
-    let outcome = scope.target(&name).change(&Finalize { scope, wanted }).await?;
+    let outcome = scope.target(name).change(&Finalize { scope, wanted }).await?;
     respond::object(&ctx, StatusCode::OK, outcome.object())
 }
 

@@ -12,11 +12,12 @@ mod review;
 pub(crate) mod scale;
 mod token;
 
-use crate::{authn::UserInfo, request::RequestInfo, server::Server};
+use crate::{authn::UserInfo, body, registry, request::RequestInfo, respond, server::Server, verbs::Context};
 use api::{Object, catalog::Resource, status::Status};
-use axum::{extract::Request, response::Response};
+use axum::{body::Body, extract::Request, response::Response};
 use futures::future::BoxFuture;
-use serde_json::Value;
+use http::StatusCode;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// Answers a request to a subresource.
@@ -40,24 +41,37 @@ pub(crate) const fn row(
     Row { group, resource, subresource, handler }
 }
 
+/// A [`Raw`] handler of a function that takes a [`Call`] and answers with a result.
+macro_rules! answers {
+    ($run:path) => {
+        |server, user, info, request| {
+            let call = $crate::subresource::Call { server, user, info, request };
+            Box::pin($crate::subresource::answer($run(call)))
+        }
+    };
+}
+use answers;
+
 /// The object-shaped ones. Each of the security files exports its own `ROWS`, see [`TABLES`].
 const ROWS: &[Row] = &[
-    row("", "bindings", "", binding::bindings),
-    row("", "pods", "binding", binding::binding),
-    row("", "pods", "eviction", eviction::eviction),
-    row("", "namespaces", "finalize", finalize::finalize),
-    row("apps", "deployments", "scale", scale::scale),
-    row("apps", "replicasets", "scale", scale::scale),
-    row("apps", "statefulsets", "scale", scale::scale),
-    row("", "replicationcontrollers", "scale", scale::scale),
+    row("", "bindings", "", answers!(binding::run)),
+    row("", "pods", "binding", answers!(binding::run)),
+    row("", "pods", "eviction", answers!(eviction::run)),
+    row("", "namespaces", "finalize", answers!(finalize::run)),
+    row("apps", "deployments", "scale", SCALE),
+    row("apps", "replicasets", "scale", SCALE),
+    row("apps", "statefulsets", "scale", SCALE),
+    row("", "replicationcontrollers", "scale", SCALE),
 ];
+
+const SCALE: Raw = answers!(scale::run);
 
 const TABLES: &[&[Row]] = &[ROWS, token::ROWS, review::ROWS, crate::tunnel::ROWS];
 
 /// The handler of a request, if its subresource has one.
 pub(crate) fn handler(info: &RequestInfo, resource: &Resource) -> Option<Raw> {
     if resource.custom {
-        return (info.subresource == "scale").then_some(scale::scale as Raw);
+        return (info.subresource == "scale").then_some(SCALE);
     }
     let fits = |row: &&Row| {
         row.group == info.group && row.resource == info.resource && row.subresource == info.subresource
@@ -101,6 +115,38 @@ fn resize(new: &mut Object, wanted: &Object, field: &str) {
             }
         }
     }
+}
+
+/// A request to a subresource, as it came.
+pub(crate) struct Call {
+    server: Arc<Server>,
+    user: Arc<UserInfo>,
+    info: RequestInfo,
+    request: Request,
+}
+
+impl Call {
+    /// What is asked of which resource, and the body.
+    fn open(self) -> api::Result<(Context, Body)> {
+        let found = registry::requested(&self.server.catalog(), &self.info);
+        let resource = found.ok_or_else(Status::not_found_path)?;
+        let (parts, body) = self.request.into_parts();
+        Ok((Context::new(self.server, self.user, self.info, resource, parts.headers)?, body))
+    }
+
+    /// As [`Call::open`], where the body is an object of the subresource's kind.
+    async fn posted(self) -> api::Result<(Context, Object)> {
+        let (ctx, body) = self.open()?;
+        let object = body::decode(&ctx, &body::read(body).await?)?;
+        Ok((ctx, object))
+    }
+}
+
+/// The answer to something that was done and has no object.
+fn done(ctx: &Context) -> Response {
+    let done =
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    ctx.warned(respond::value(ctx.accept, StatusCode::CREATED, &done))
 }
 
 /// Runs a handler that answers with a result.

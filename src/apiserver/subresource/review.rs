@@ -3,12 +3,10 @@
 //! TokenReview, SubjectAccessReview (for anybody, in a namespace, for oneself), SelfSubjectRulesReview and
 //! SelfSubjectReview.
 
-use super::{Row, answer, row};
+use super::{Call, Row, answers, row};
 use crate::{
     authn::UserInfo,
     authz::{Ask, Authorizer, Decision, Rule},
-    body,
-    request::RequestInfo,
     respond,
     server::Server,
 };
@@ -18,54 +16,36 @@ use api::{
     field::{FieldError, Path},
     status::Status,
 };
-use axum::{extract::Request, response::Response};
-use futures::future::BoxFuture;
+use axum::response::Response;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 const AUTHENTICATION: &str = "authentication.k8s.io";
 const AUTHORIZATION: &str = "authorization.k8s.io";
 
 /// The rows of this file.
 pub(crate) const ROWS: &[Row] = &[
-    row(AUTHENTICATION, "tokenreviews", "", review),
-    row(AUTHENTICATION, "selfsubjectreviews", "", review),
-    row(AUTHORIZATION, "subjectaccessreviews", "", review),
-    row(AUTHORIZATION, "localsubjectaccessreviews", "", review),
-    row(AUTHORIZATION, "selfsubjectaccessreviews", "", review),
-    row(AUTHORIZATION, "selfsubjectrulesreviews", "", review),
+    row(AUTHENTICATION, "tokenreviews", "", answers!(run)),
+    row(AUTHENTICATION, "selfsubjectreviews", "", answers!(run)),
+    row(AUTHORIZATION, "subjectaccessreviews", "", answers!(run)),
+    row(AUTHORIZATION, "localsubjectaccessreviews", "", answers!(run)),
+    row(AUTHORIZATION, "selfsubjectaccessreviews", "", answers!(run)),
+    row(AUTHORIZATION, "selfsubjectrulesreviews", "", answers!(run)),
 ];
 
-fn review(s: Arc<Server>, u: Arc<UserInfo>, i: RequestInfo, r: Request) -> BoxFuture<'static, Response> {
-    Box::pin(answer(run(s, u, i, r)))
-}
-
-async fn run(
-    server: Arc<Server>,
-    user: Arc<UserInfo>,
-    info: RequestInfo,
-    request: Request,
-) -> api::Result<Response> {
-    let resource = server.resource(&info.group, &info.resource);
-    if info.verb != "create" {
-        return Err(Status::method_not_supported(&resource.group_resource(), info.verb));
-    }
-    let (parts, body) = request.into_parts();
-    let accept = respond::negotiate(&parts.headers)?;
-    let (mut object, _) = body::parse(&parts.headers, &body::read(body).await?)?;
-    let status = match info.resource.as_str() {
+async fn run(call: Call) -> api::Result<Response> {
+    let (server, user) = (call.server.clone(), call.user.clone());
+    let (ctx, mut object) = call.posted().await?;
+    let status = match ctx.info.resource.as_str() {
         "tokenreviews" => token(&server, &object).await?,
         "selfsubjectreviews" => json!({"userInfo": user_json(&user)}),
         "selfsubjectrulesreviews" => rules(&server, &user, &object)?,
-        kind => access(&server, &user, kind, &info.namespace, &object)?,
+        kind => access(&server, &user, kind, &ctx.namespace, &object)?,
     };
-    object.set("apiVersion", resource.group_version());
-    object.set("kind", resource.kind.as_str());
     object.set("metadata.creationTimestamp", Value::Null);
     object.set("status", status);
-    Ok(respond::value(accept, StatusCode::CREATED, &object.into_value()))
+    Ok(ctx.warned(respond::value(ctx.accept, StatusCode::CREATED, &object.into_value())))
 }
 
 fn user_json(user: &UserInfo) -> Value {

@@ -2,21 +2,23 @@
 //!
 //! Paths of the replicas fields are the built-in kinds' own, or those a CRD names.
 
-use super::answer;
+use super::Call;
 use crate::{
-    authn::UserInfo,
     body,
     request::RequestInfo,
     respond,
     server::Server,
     verbs::{Change, Context, Plan, Scope, update},
 };
-use api::{Object, status::Status};
-use axum::{extract::Request, response::Response};
-use futures::future::BoxFuture;
+use api::{
+    Object,
+    catalog::GroupKind,
+    field::{FieldError, Path},
+    status::Status,
+};
+use axum::response::Response;
 use http::StatusCode;
 use serde_json::{Value, json};
-use std::sync::Arc;
 
 /// Where a kind keeps its replicas.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,25 +28,10 @@ pub(crate) struct Paths {
     selector: String,
 }
 
-pub(super) fn scale(
-    s: Arc<Server>,
-    u: Arc<UserInfo>,
-    i: RequestInfo,
-    r: Request,
-) -> BoxFuture<'static, Response> {
-    Box::pin(answer(run(s, u, i, r)))
-}
-
-async fn run(
-    server: Arc<Server>,
-    user: Arc<UserInfo>,
-    info: RequestInfo,
-    request: Request,
-) -> api::Result<Response> {
-    let resource = crate::registry::requested(&server.catalog(), &info).ok_or_else(Status::not_found_path)?;
-    let paths = paths(&server, &info)?;
-    let (parts, body) = request.into_parts();
-    let ctx = Context::new(server.clone(), user, info, resource, parts.headers)?;
+pub(super) async fn run(call: Call) -> api::Result<Response> {
+    let server = call.server.clone();
+    let paths = paths(&server, &call.info)?;
+    let (ctx, body) = call.open()?;
     let name = ctx.info.name.clone();
     let bytes = body::read(body).await?;
     if ctx.info.verb == "get" {
@@ -145,10 +132,13 @@ struct SetScale<'a> {
 impl SetScale<'_> {
     fn wanted(&self, current: &Object) -> api::Result<Object> {
         if self.ctx.info.verb != "patch" {
-            return body::parse(&self.ctx.headers, &self.bytes).map(|(object, _)| object);
+            let wanted = body::decode(self.ctx, &self.bytes)?;
+            update::same_name(&wanted, current.name(), &self.ctx.namespace)?;
+            return Ok(wanted);
         }
         let (kind, patch) = crate::verbs::patch::read(self.ctx, &self.bytes)?;
-        Object::try_from(crate::verbs::patch::apply_plain(kind, &patch, &show(current, self.paths))?)
+        let patched = crate::verbs::patch::apply_plain(kind, &patch, &show(current, self.paths))?;
+        body::check(self.ctx, Object::try_from(patched)?, &[])
     }
 }
 
@@ -162,10 +152,13 @@ impl Change for SetScale<'_> {
         }
         let replicas = wanted.i64_at("spec.replicas").unwrap_or(0);
         if replicas < 0 {
-            return Err(Status::bad_request(format!(
-                "Scale.autoscaling \"{}\" is invalid: spec.replicas: Invalid value: {replicas}: must be greater than or equal to 0",
-                current.name()
-            )));
+            let path = Path::new("spec").child("replicas");
+            let error = FieldError::invalid(&path, replicas, "must be greater than or equal to 0");
+            return Err(Status::invalid(
+                &GroupKind::new("autoscaling", "Scale"),
+                current.name(),
+                vec![error],
+            ));
         }
         let mut new = current.clone();
         new.set(&self.paths.spec, replicas);

@@ -1,19 +1,15 @@
 //! `serviceaccounts/NAME/token`: a token for a service account, bound to a pod, secret or node if asked. Checking
 //! tokens is `authn`'s.
 
-use super::{Row, answer, row};
+use super::{Call, Row, answers, row};
 use crate::{
     admission::Operation,
-    authn::UserInfo,
     authn::{
         account_user,
         keys::{Claims, Private, Ref},
     },
-    body,
-    request::RequestInfo,
     respond,
     server::Server,
-    verbs::Scope,
 };
 use api::{
     Object,
@@ -21,15 +17,13 @@ use api::{
     field::{FieldError, Path},
     status::Status,
 };
-use axum::{extract::Request, response::Response};
-use futures::future::BoxFuture;
+use axum::response::Response;
 use http::StatusCode;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use std::sync::Arc;
 
 /// The rows of this file.
-pub(crate) const ROWS: &[Row] = &[row("", "serviceaccounts", "token", token)];
+pub(crate) const ROWS: &[Row] = &[row("", "serviceaccounts", "token", answers!(run))];
 
 /// Validity when none is asked for, seconds.
 const DEFAULT_SECONDS: i64 = 3600;
@@ -38,43 +32,23 @@ const SHORTEST: i64 = 600;
 /// The longest validity that can be asked for, seconds.
 const LONGEST: i64 = 1 << 32;
 
-fn token(s: Arc<Server>, u: Arc<UserInfo>, i: RequestInfo, r: Request) -> BoxFuture<'static, Response> {
-    Box::pin(answer(run(s, u, i, r)))
-}
-
-async fn run(
-    server: Arc<Server>,
-    user: Arc<UserInfo>,
-    info: RequestInfo,
-    request: Request,
-) -> api::Result<Response> {
+async fn run(call: Call) -> api::Result<Response> {
+    let server = call.server.clone();
     let accounts = server.resource("", "serviceaccounts");
-    if info.verb != "create" {
-        return Err(Status::method_not_supported(&accounts.group_resource(), info.verb));
-    }
-    let (parts, body) = request.into_parts();
-    let accept = respond::negotiate(&parts.headers)?;
-    let (mut wanted, _) = body::parse(&parts.headers, &body::read(body).await?)?;
-    let scope = Scope {
-        server: &server,
-        user: Some(&user),
-        resource: &accounts,
-        subresource: "token",
-        namespace: &info.namespace,
-        fence: None,
-        dry_run: false,
-    };
-    let account = server.get(&accounts, &info.namespace, &info.name).await?;
-    scope.admit(Operation::Create, &info.name, Some(&mut wanted), None).await?;
+    let (ctx, mut wanted) = call.posted().await?;
+    let (scope, name) = (ctx.scope(), ctx.info.name.as_str());
+    let account = server.get(&accounts, &ctx.namespace, name).await?;
+    scope.admit(Operation::Create, name, Some(&mut wanted), None).await?;
     let seconds = duration(&server, &wanted)?;
-    scope.permit(Operation::Create, &info.name, Some(&mut wanted), None).await?;
+    scope.permit(Operation::Create, name, Some(&mut wanted), None).await?;
     let bound = bind(&server, &account, &wanted).await?;
     let claims = claims(&server, &account, bound, audiences(&server, &wanted), seconds);
     let keys = server.authenticator().map(|authenticator| authenticator.keys().clone());
     let token = keys.and_then(|keys| keys.sign(&claims)).ok_or_else(|| {
         Status::internal("this API server has no key to sign tokens: set --service-account-signing-key-file")
     })?;
-    Ok(respond::value(accept, StatusCode::CREATED, &reply(&account, wanted, &claims, &token, seconds)))
+    let reply = reply(&account, wanted, &claims, &token, seconds);
+    Ok(ctx.warned(respond::value(ctx.accept, StatusCode::CREATED, &reply)))
 }
 
 fn audiences(server: &Server, wanted: &Object) -> Vec<String> {

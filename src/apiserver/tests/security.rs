@@ -7,8 +7,8 @@ mod common;
 use apiserver::store::memory::Memory;
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
-use common::{Api, call};
-use kube::{Client, Config};
+use common::{Api, call, nobody};
+use kube::Client;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,15 +21,6 @@ async fn memory() -> Api {
 
 fn parse(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
-}
-
-/// A client without a certificate.
-fn nobody(api: &Api) -> Client {
-    use rustls::pki_types::{CertificateDer, pem::PemObject};
-    let mut config = Config::new(api.url.parse().unwrap());
-    let ca = std::fs::read(api.folder().join("ca.crt")).unwrap();
-    config.root_cert = Some(CertificateDer::pem_slice_iter(&ca).map(|c| c.unwrap().to_vec()).collect());
-    Client::try_from(config).unwrap()
 }
 
 async fn get(client: &Client, path: &str, token: Option<&str>) -> (u16, String) {

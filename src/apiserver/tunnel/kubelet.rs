@@ -4,12 +4,6 @@ use std::sync::Arc;
 
 use api::status::Status;
 use rustls::ClientConfig;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{
-    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
-};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, SignatureScheme};
 
 use super::{address, dial::Target};
 use crate::flags::Flags;
@@ -41,54 +35,4 @@ fn config(flags: &Flags) -> Result<ClientConfig, String> {
     };
     let (chain, key) = (serve::pem::certs(certificate).map_err(say)?, serve::pem::key(key).map_err(say)?);
     builder.with_client_auth_cert(chain, key).map_err(|error| error.to_string())
-}
-
-/// TLS to pods and services. Nobody vouches for their certificates: like upstream's, this hides the bytes from
-/// bystanders and proves nothing about the other end.
-pub(super) fn unverified() -> Arc<ClientConfig> {
-    let provider = CryptoProvider::get_default()
-        .cloned()
-        .unwrap_or_else(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
-    let verifier = Arc::new(Anybody(provider.signature_verification_algorithms));
-    let config =
-        ClientConfig::builder().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
-    Arc::new(config)
-}
-
-#[derive(Debug)]
-struct Anybody(WebPkiSupportedAlgorithms);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_schemes()
-    }
 }

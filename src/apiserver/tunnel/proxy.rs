@@ -98,7 +98,7 @@ fn relocate(answer: &mut Response, target: &Target, base: &str) {
 }
 
 fn tls(https: bool) -> Option<Arc<rustls::ClientConfig>> {
-    https.then(kubelet::unverified)
+    https.then(serve::unverified)
 }
 
 fn checked(ip: IpAddr) -> api::Result<String> {

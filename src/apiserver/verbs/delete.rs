@@ -1,13 +1,18 @@
 //! delete: at once, gracefully, or when the last finalizer is gone.
 
-use super::{Change, Context, Outcome, Plan, Scope, dry_run, extras};
+use super::{Change, Context, Outcome, Plan, Scope, extras, options};
 use crate::{
     admission::Operation,
     body, respond,
     server::{Preconditions, Server},
     strategy,
 };
-use api::{Object, catalog::Resource, status::Status};
+use api::{
+    Object, Schema,
+    catalog::Resource,
+    field::{FieldError, Path},
+    status::Status,
+};
 use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
@@ -52,10 +57,7 @@ impl Options {
         }
         let query = &ctx.info.query;
         let mut options = Options::of(&body)?;
-        if let (None, Some(text)) = (options.grace, query.get("gracePeriodSeconds")) {
-            let invalid = || Status::bad_request(format!("invalid gracePeriodSeconds \"{text}\""));
-            options.grace = Some(text.parse().map_err(|_| invalid())?);
-        }
+        options.grace = options.grace.or(options::number(query, "gracePeriodSeconds")?);
         options.policy = options.policy.or(query.get("propagationPolicy").map(str::to_string));
         options.dry_run |= ctx.dry_run;
         options.check()?;
@@ -64,10 +66,19 @@ impl Options {
 
     /// From a DeleteOptions object.
     pub(crate) fn of(body: &Object) -> api::Result<Self> {
+        if let Some(schema) = Schema::builtin("", "v1", "DeleteOptions") {
+            schema.decode(&body.clone().into_value())?;
+        }
         let text = |path: &str| Some(body.str_at(path).to_string()).filter(|s| !s.is_empty());
         let orphans = body.get("orphanDependents").and_then(Value::as_bool);
         let dry: Vec<String> =
             body.list_at("dryRun").iter().filter_map(Value::as_str).map(str::to_string).collect();
+        if orphans.is_some() && text("propagationPolicy").is_some() {
+            let why = "orphanDependents and deletionPropagation cannot be both set";
+            let path = Path::new("propagationPolicy");
+            let error = FieldError::invalid(&path, body.str_at("propagationPolicy"), why);
+            options::refuse("DeleteOptions", vec![error])?;
+        }
         let old_style = orphans.map(|orphan| if orphan { "Orphan" } else { "Background" }.to_string());
         Ok(Options {
             grace: body.i64_at("gracePeriodSeconds"),
@@ -76,19 +87,16 @@ impl Options {
                 resource_version: text("preconditions.resourceVersion"),
             },
             policy: text("propagationPolicy").or(old_style),
-            dry_run: dry_run(&dry)?,
+            dry_run: options::dry_run("DeleteOptions", &dry)?,
         })
     }
 
     fn check(&self) -> api::Result<()> {
-        if let Some(policy) =
-            self.policy.as_deref().filter(|p| !["Orphan", "Background", "Foreground"].contains(p))
-        {
-            return Err(Status::bad_request(format!(
-                "propagationPolicy: Unsupported value: \"{policy}\": supported values: \"Background\", \"Foreground\", \"Orphan\""
-            )));
-        }
-        Ok(())
+        const KNOWN: [&str; 3] = ["Foreground", "Background", "Orphan"];
+        let Some(policy) = self.policy.as_deref().filter(|p| !KNOWN.contains(p)) else { return Ok(()) };
+        let supported = [&KNOWN[..], &["nil"]].concat();
+        let error = FieldError::not_supported(&Path::new("propagationPolicy"), policy, &supported);
+        options::refuse("DeleteOptions", vec![error])
     }
 }
 

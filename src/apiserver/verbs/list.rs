@@ -3,7 +3,7 @@
 //!
 //! A list's resourceVersion is the revision it shows. Bytes are put together from what the cache holds.
 
-use super::{Context, select::Selection};
+use super::{Context, options::ListOptions, select::Selection};
 use crate::{
     registry,
     respond::{self, Shape},
@@ -11,10 +11,7 @@ use crate::{
     table,
     watchcache::Entry,
 };
-use api::{
-    Object,
-    status::{Reason, Status},
-};
+use api::{Object, status::Status};
 use axum::{body::Body, response::Response};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::{Bytes, BytesMut};
@@ -67,12 +64,9 @@ pub(super) async fn list(ctx: &Context) -> api::Result<Response> {
 
 /// The objects a list request is about.
 pub(super) async fn select(ctx: &Context, selection: &Selection) -> api::Result<List> {
-    let query = &ctx.info.query;
-    let limit = match query.get("limit") {
-        None => 0,
-        Some(text) => text.parse().map_err(|_| invalid_number("limit", text))?,
-    };
-    match at(query.get("resourceVersion"), query.get("resourceVersionMatch"), query.get("continue"))? {
+    let options = ListOptions::read(&ctx.info.query, false)?;
+    let limit = options.limit;
+    match at(&options)? {
         At::Fresh => match ctx.server.cache().fresh().await {
             Ok(_) => Ok(cached(ctx, selection, limit)),
             Err(_) => stored(ctx, selection, limit, 0, String::new()).await,
@@ -88,43 +82,34 @@ pub(super) async fn select(ctx: &Context, selection: &Selection) -> api::Result<
     }
 }
 
-fn at(version: Option<&str>, matching: Option<&str>, token: Option<&str>) -> api::Result<At> {
+fn at(options: &ListOptions<'_>) -> api::Result<At> {
+    let ListOptions { limit, version, matching, token, .. } = *options;
     if let Some(token) = token {
+        let at = decode_token(token)?;
         if version.is_some_and(|v| v != "0") {
             return Err(Status::bad_request(
                 "specifying resource version is not allowed when using continue",
             ));
         }
-        return decode_token(token);
+        return Ok(at);
     }
-    match (version.map(revision).transpose()?, matching) {
-        (None, None) => Ok(At::Fresh),
-        (None, Some(_)) => {
-            Err(forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided"))
-        }
-        (Some(0), Some("Exact")) => {
-            Err(forbidden("resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\""))
-        }
-        (Some(revision), Some("Exact")) => Ok(At::Exact(revision)),
-        (Some(revision), None | Some("NotOlderThan")) => Ok(At::NotOlder(revision)),
-        (Some(_), Some(other)) => Err(Status::bad_request(format!(
-            "resourceVersionMatch: Unsupported value: \"{other}\": supported values: \"Exact\", \"NotOlderThan\""
-        ))),
-    }
-}
-
-fn forbidden(why: &str) -> Status {
-    Status::bad_request(format!("resourceVersionMatch: Forbidden: {why}"))
-}
-
-fn invalid_number(name: &str, text: &str) -> Status {
-    Status::bad_request(format!("unable to decode query: {name}: \"{text}\" is not a number"))
+    Ok(match version.map(revision).transpose()? {
+        None => At::Fresh,
+        Some(revision) if matching == Some("Exact") => At::Exact(revision),
+        // A page at a revision shows that revision, as it did before there was resourceVersionMatch.
+        Some(revision) if matching.is_none() && limit > 0 && revision > 0 => At::Exact(revision),
+        Some(revision) => At::NotOlder(revision),
+    })
 }
 
 /// A resourceVersion as a revision.
 pub(super) fn revision(text: &str) -> api::Result<u64> {
-    text.parse()
-        .map_err(|_| Status::bad_request(format!("Invalid value: \"{text}\": invalid resource version")))
+    text.parse().map_err(|_| {
+        Status::bad_request(format!(
+            "invalid resource version: resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing \
+             {text:?}: invalid syntax"
+        ))
+    })
 }
 
 /// The cache has not reached a revision in time.
@@ -137,15 +122,16 @@ pub(super) fn too_large(wanted: u64, current: u64) -> Status {
 }
 
 fn decode_token(token: &str) -> api::Result<At> {
-    let invalid = |why: &str| Status::bad_request(format!("continue key is not valid: {why}"));
+    let invalid =
+        |why: &str| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
     let bytes =
         BASE64_URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).map_err(|e| invalid(&e.to_string()))?;
     let token: Token = serde_json::from_slice(&bytes).map_err(|e| invalid(&e.to_string()))?;
     if token.v != "meta.k8s.io/v1" {
-        return Err(invalid(&format!("server does not recognize this encoded version \"{}\"", token.v)));
+        return Err(invalid(&format!("server does not recognize this encoded version {}", token.v)));
     }
     if token.start.is_empty() {
-        return Err(invalid("encoded start key empty"));
+        return Err(invalid("encoded start key empty (version meta.k8s.io/v1)"));
     }
     if token.start.split('/').any(|part| part == "..") || token.start.starts_with('/') {
         return Err(invalid(&token.start));
@@ -157,8 +143,8 @@ fn decode_token(token: &str) -> api::Result<At> {
     }
 }
 
-fn encode_token(revision: u64, start: &str) -> String {
-    let token = Token { v: "meta.k8s.io/v1".into(), rv: revision as i64, start: start.into() };
+fn encode_token(revision: i64, start: &str) -> String {
+    let token = Token { v: "meta.k8s.io/v1".into(), rv: revision, start: start.into() };
     BASE64_URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
 }
 
@@ -175,7 +161,7 @@ fn cached(ctx: &Context, selection: &Selection, limit: usize) -> List {
     entries.truncate(limit);
     let prefix = registry::namespace_prefix(&ctx.stored, &ctx.namespace).len();
     let start = entries.last().map(|entry| format!("{}\0", &entry.key[prefix..])).unwrap_or_default();
-    List { entries, revision, next: Some(Next { token: encode_token(revision, &start), remaining }) }
+    List { entries, revision, next: Some(Next { token: encode_token(revision as i64, &start), remaining }) }
 }
 
 async fn stored(
@@ -197,12 +183,15 @@ async fn stored(
     };
     let mut entries = Vec::new();
     loop {
-        let page = ctx.server.kv().range(range.clone()).await.map_err(|e| expired(e, continued))?;
+        let page = ctx.server.kv().range(range.clone()).await;
+        let page = page.map_err(|e| unreadable(ctx, e, &range, continued.then_some(&*start)))?;
         if range.revision == 0 {
             range.revision = page.revision;
         }
-        let seen = page.kvs.len() as u64;
+        let seen = page.kvs.len();
+        let mut left = seen;
         for kv in page.kvs {
+            left -= 1;
             range.key = format!("{}\0", kv.key);
             let entry = Entry::new(&ctx.stored, &kv.key[first.len()..], &kv);
             if selection.matches(&entry) {
@@ -213,10 +202,10 @@ async fn stored(
             }
         }
         let full = limit > 0 && entries.len() >= limit;
-        if page.more && full {
+        if full && (page.more || left > 0) {
             let start = range.key[prefix.len()..].to_string();
-            let remaining = selection.is_everything().then(|| page.count.saturating_sub(seen));
-            let next = Some(Next { token: encode_token(range.revision, &start), remaining });
+            let remaining = selection.is_everything().then(|| page.count.saturating_sub(seen as u64));
+            let next = Some(Next { token: encode_token(range.revision as i64, &start), remaining });
             return Ok(List { entries, revision: range.revision, next });
         }
         if !page.more || full {
@@ -225,15 +214,23 @@ async fn stored(
     }
 }
 
-fn expired(error: KvError, continued: bool) -> Status {
-    match error {
-        KvError::Compacted(_) if continued => Status::expired(
-            "The provided continue parameter is too old to display a consistent list result. You must start a new \
-             list without the continue parameter.",
-        ),
-        KvError::Compacted(_) => Status::expired("The resourceVersion for the provided list is too old."),
-        KvError::Future => Status::new(Reason::Timeout, "Too large resource version"),
-        other => other.into(),
+/// Why the store did not give the state of a revision. A page that came too late gets a token with which the
+/// client may go on in the latest state.
+fn unreadable(ctx: &Context, error: KvError, range: &Range, start: Option<&str>) -> Status {
+    match (error, start) {
+        (KvError::Compacted(_), Some(start)) => Status::expired(
+            "The provided continue parameter is too old to display a consistent list result. You can start a new \
+             list without the continue parameter, or use the continue token in this response to retrieve the \
+             remainder of the results. Continuing with the provided token results in an inconsistent list - \
+             objects that were created, modified, or deleted between the time the first chunk was returned and \
+             now may show up in the list.",
+        )
+        .with_continue(&encode_token(-1, start)),
+        (KvError::Compacted(_), None) => {
+            Status::expired("The resourceVersion for the provided list is too old.")
+        }
+        (KvError::Future, _) => too_large(range.revision, ctx.server.cache().applied()),
+        (other, _) => other.into(),
     }
 }
 
@@ -316,19 +313,41 @@ mod tests {
 
     #[test]
     fn revisions_are_read_as_upstream_reads_them() {
-        let check = |rv, matching, token, expect: Result<At, &str>| {
-            let got = at(rv, matching, token).map_err(|s| s.message().to_string());
-            assert_eq!(got, expect.map_err(str::to_string));
-        };
-        check(None, None, None, Ok(At::Fresh));
-        check(Some("0"), None, None, Ok(At::NotOlder(0)));
-        check(Some("5"), Some("NotOlderThan"), None, Ok(At::NotOlder(5)));
-        check(Some("5"), Some("Exact"), None, Ok(At::Exact(5)));
-        check(Some("x"), None, None, Err("Invalid value: \"x\": invalid resource version"));
+        type Text<'t> = Option<&'t str>;
+        fn check(
+            limit: usize,
+            version: Text<'_>,
+            matching: Text<'_>,
+            token: Text<'_>,
+            expect: Result<At, &str>,
+        ) {
+            let options = ListOptions { limit, version, matching, token, ..ListOptions::default() };
+            let got = at(&options).map_err(|s| s.message().to_string());
+            assert_eq!(got, expect.map_err(str::to_string), "{options:?}");
+        }
+        check(0, None, None, None, Ok(At::Fresh));
+        check(9, Some("0"), None, None, Ok(At::NotOlder(0)));
+        check(0, Some("5"), None, None, Ok(At::NotOlder(5)));
+        check(9, Some("5"), None, None, Ok(At::Exact(5)));
+        check(9, Some("5"), Some("NotOlderThan"), None, Ok(At::NotOlder(5)));
+        check(0, Some("5"), Some("Exact"), None, Ok(At::Exact(5)));
+        let text = "invalid resource version: resourceVersion: Invalid value: \"-1\": strconv.ParseUint: parsing \
+                    \"-1\": invalid syntax";
+        check(0, Some("-1"), None, None, Err(text));
         let token = encode_token(7, "ns/a\0");
-        check(None, None, Some(&token), Ok(At::Continue(7, "ns/a\0".into())));
-        check(None, None, Some("%%%"), Err("continue key is not valid: Invalid symbol 37, offset 0."));
+        check(0, None, None, Some(&token), Ok(At::Continue(7, "ns/a\0".into())));
+        check(0, Some("0"), None, Some(&encode_token(-1, "a")), Ok(At::Continue(0, "a".into())));
+        let bad = |token: &str, why: &str| {
+            let text = format!("invalid continue token: continue key is not valid: {why}");
+            check(0, None, None, Some(token), Err(&text));
+        };
+        bad("%%%", "Invalid symbol 37, offset 0.");
+        bad(&encode_token(0, "a"), "incorrect encoded start resourceVersion (version meta.k8s.io/v1)");
+        bad(&encode_token(7, ""), "encoded start key empty (version meta.k8s.io/v1)");
+        bad(&encode_token(7, "../secrets/"), "../secrets/");
+        bad(&encode_token(7, "/a"), "/a");
         check(
+            0,
             Some("5"),
             None,
             Some(&token),

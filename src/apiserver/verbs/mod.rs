@@ -10,6 +10,7 @@ mod deletecollection;
 mod extras;
 mod get;
 pub(crate) mod list;
+mod options;
 pub(crate) mod patch;
 mod select;
 pub(crate) mod update;
@@ -72,14 +73,8 @@ pub(crate) async fn serve(
     let (parts, body) = request.into_parts();
     let ctx = Context::new(server, user, info, resource, parts.headers)?;
     let bytes = if ctx.info.read_only() { Bytes::new() } else { body::read(body).await? };
-    let mut response = dispatch(&ctx, bytes).await?;
-    for text in ctx.warnings.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-        let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
-            response.headers_mut().append("warning", value);
-        }
-    }
-    Ok(response)
+    let response = dispatch(&ctx, bytes).await?;
+    Ok(ctx.warned(response))
 }
 
 async fn dispatch(ctx: &Context, bytes: Bytes) -> api::Result<Response> {
@@ -108,7 +103,7 @@ impl Context {
         supported(&resource, &info)?;
         let accept = respond::negotiate(&headers)?;
         let fence = if info.read_only() { None } else { Fence::from_headers(&headers)? };
-        let dry_run = dry_run(info.query.all("dryRun"))?;
+        let dry_run = options::write(&info.query, info.verb)?;
         let stored = server.catalog().by_kind(&resource.storage).cloned().unwrap_or_else(|| resource.clone());
         let namespace = if resource.namespaced { info.namespace.clone() } else { String::new() };
         let warnings = Mutex::default();
@@ -172,6 +167,17 @@ impl Context {
         convert(object, &self.resource, &self.stored)
     }
 
+    /// An answer with the warnings that came up.
+    pub(crate) fn warned(&self, mut response: Response) -> Response {
+        for text in self.warnings.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
+            if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+                response.headers_mut().append("warning", value);
+            }
+        }
+        response
+    }
+
     /// Adds a warning to the answer.
     pub(crate) fn warn(&self, text: String) {
         self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(text);
@@ -198,20 +204,12 @@ fn supported(r: &Resource, info: &RequestInfo) -> api::Result<()> {
     };
     let named = info.verb == "create" && !info.name.is_empty() && info.subresource.is_empty();
     if named || !verbs.has(info.verb) {
-        return Err(Status::method_not_supported(&r.group_resource(), info.verb));
+        return Err(match r.custom {
+            true => Status::method_not_supported(&r.group_resource(), info.verb),
+            false => Status::method_not_allowed(),
+        });
     }
     Ok(())
-}
-
-/// Whether the `dryRun` values ask for a dry run.
-pub(crate) fn dry_run(values: &[String]) -> api::Result<bool> {
-    match values.iter().find(|v| !v.is_empty() && *v != "All") {
-        Some(other) => {
-            let why = format!("dryRun: Unsupported value: \"{other}\": supported values: \"All\"");
-            Err(Status::bad_request(why))
-        }
-        None => Ok(values.iter().any(|v| v == "All")),
-    }
 }
 
 /// What a write needs.

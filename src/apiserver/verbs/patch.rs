@@ -2,12 +2,19 @@
 
 use super::{Change, Context, Plan, place, update};
 use crate::{body, respond, strategy};
-use api::{Object, status::Status};
+use api::{
+    Object,
+    catalog::GroupKind,
+    field::{FieldError, Path},
+    status::Status,
+};
 use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
 
+/// So much of a patch is repeated in an error, bytes.
+const SHOWN: usize = 1024;
 const JSON: &str = "application/json-patch+json";
 const MERGE: &str = "application/merge-patch+json";
 const STRATEGIC: &str = "application/strategic-merge-patch+json";
@@ -63,21 +70,28 @@ struct Patch<'a> {
     patch: Value,
 }
 
+impl Patch<'_> {
+    /// What the patch makes cannot be an object of this kind: that is the patch's mistake.
+    fn unfit(&self, status: &Status) -> Status {
+        let mut shown = self.patch.to_string();
+        if shown.len() > SHOWN {
+            shown.truncate(shown.floor_char_boundary(SHOWN));
+            shown.push_str(" ...");
+        }
+        let error = FieldError::invalid(&Path::new("patch"), shown, status.message());
+        Status::invalid(&GroupKind::default(), "", vec![error])
+    }
+}
+
 #[async_trait::async_trait]
 impl Change for Patch<'_> {
     async fn plan(&self, current: &Object) -> api::Result<Plan> {
         let ctx = self.ctx;
         let before = ctx.present(current.clone())?.into_value();
         let after = Object::try_from(apply(ctx, self.kind, &self.patch, &before)?)?;
-        let mut new = ctx.absorb(body::check(ctx, after, &[])?)?;
-        if new.name() != current.name() {
-            let why = format!(
-                "the name of the object ({}) does not match the name on the URL ({})",
-                new.name(),
-                current.name()
-            );
-            return Err(Status::bad_request(why));
-        }
+        let checked = body::check(ctx, after, &[]).map_err(|status| self.unfit(&status))?;
+        let mut new = ctx.absorb(checked)?;
+        update::same_name(&new, current.name(), &ctx.namespace)?;
         let scope = ctx.scope();
         place(&scope, &mut new)?;
         for text in strategy::of(&ctx.stored).warnings(&new) {

@@ -16,14 +16,7 @@ use serde_json::Value;
 pub(super) async fn update(ctx: &Context, bytes: Bytes) -> api::Result<Response> {
     let mut object = ctx.absorb(body::decode(ctx, &bytes)?)?;
     let name = ctx.info.name.as_str();
-    match object.name() {
-        "" => object.set_name(name),
-        own if own != name => {
-            let why = format!("the name of the object ({own}) does not match the name on the URL ({name})");
-            return Err(Status::bad_request(why));
-        }
-        _ => {}
-    }
+    same_name(&object, name, &ctx.namespace)?;
     let scope = ctx.scope();
     place(&scope, &mut object)?;
     for text in strategy::of(&ctx.stored).warnings(&object) {
@@ -31,6 +24,23 @@ pub(super) async fn update(ctx: &Context, bytes: Bytes) -> api::Result<Response>
     }
     let outcome = scope.target(name).change(&Update { scope, object }).await?;
     respond::object(ctx, StatusCode::OK, outcome.object())
+}
+
+/// An object that is to replace another must carry its name, and its namespace if any.
+pub(crate) fn same_name(object: &Object, name: &str, namespace: &str) -> api::Result<()> {
+    let (own, place) = (object.name(), object.namespace());
+    let why = if own.is_empty() {
+        format!("the name of the object ({name} based on URL) was undeterminable: name must be provided")
+    } else if own != name {
+        format!("the name of the object ({own}) does not match the name on the URL ({name})")
+    } else if !namespace.is_empty() && !place.is_empty() && place != namespace {
+        format!(
+            "the namespace of the object ({place}) does not match the namespace on the request ({namespace})"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Status::bad_request(why))
 }
 
 struct Update<'a> {

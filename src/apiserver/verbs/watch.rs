@@ -3,7 +3,7 @@
 //! What a watcher is told follows from its selection: an object that begins to match is ADDED, one that stops
 //! is DELETED, whatever happened to it in the store.
 
-use super::{Context, list, select::Selection};
+use super::{Context, list, options::ListOptions, select::Selection};
 use crate::{
     respond::{self, Shape},
     table,
@@ -20,6 +20,8 @@ use tokio::time::Instant;
 
 /// Changes handled at once.
 const BATCH: usize = 256;
+/// A watch may be asked to last at most so long, seconds: a year.
+const LONGEST: u64 = 365 * 24 * 3600;
 /// How often a watcher that wants bookmarks gets one.
 const BOOKMARKS: Duration = Duration::from_secs(30);
 
@@ -66,6 +68,8 @@ struct Watcher {
     ready: VecDeque<Bytes>,
     ended: bool,
     bookmarks: bool,
+    /// Changes up to here are not for this watcher: it asked for those after it.
+    after: u64,
     /// Everything up to here has been told.
     told: u64,
     bookmark_at: Instant,
@@ -76,13 +80,10 @@ struct Watcher {
 impl Watcher {
     async fn start(ctx: &Context) -> api::Result<Self> {
         let query = &ctx.info.query;
-        let initial = query.get("sendInitialEvents").map(|v| v == "true" || v == "1");
-        let revision = query.get("resourceVersion").map(list::revision).transpose()?;
+        let options = ListOptions::read(query, true)?;
+        let initial = options.initial;
+        let revision = options.version.map(list::revision).transpose()?;
         let bookmarks = query.flag("allowWatchBookmarks");
-        if initial.is_some() && query.get("resourceVersionMatch") != Some("NotOlderThan") {
-            let why = "sendInitialEvents: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
-            return Err(Status::bad_request(why));
-        }
         let cache = ctx.server.cache().clone();
         let view = View {
             selection: Selection::read(ctx)?,
@@ -123,8 +124,9 @@ impl Watcher {
             }
         };
         let stop = ctx.server.draining().clone();
-        let (bookmark_at, end_at) = (now + BOOKMARKS, now + timeout(ctx)?);
-        Ok(Watcher { view, cursor, cache, ready, ended, bookmarks, told, bookmark_at, end_at, stop })
+        let (bookmark_at, end_at) = (now + BOOKMARKS, now + timeout(ctx, options.timeout_seconds));
+        let after = if wants_state { 0 } else { told };
+        Ok(Watcher { view, cursor, cache, ready, ended, bookmarks, after, told, bookmark_at, end_at, stop })
     }
 
     /// The next lines; `None` ends the watch.
@@ -142,7 +144,8 @@ impl Watcher {
                 Err(TooOld(_)) => return None,
                 Ok(events) if !events.is_empty() => {
                     self.told = self.told.max(events.last().map_or(0, |e| e.revision));
-                    self.ready.extend(events.iter().filter_map(|event| self.view.event(event)));
+                    let wanted = events.iter().filter(|event| event.revision > self.after);
+                    self.ready.extend(wanted.filter_map(|event| self.view.event(event)));
                 }
                 Ok(_) => {
                     self.told = self.told.max(applied);
@@ -188,19 +191,14 @@ fn join(ready: &mut VecDeque<Bytes>) -> Bytes {
     out.freeze()
 }
 
-fn timeout(ctx: &Context) -> api::Result<Duration> {
-    let asked = match ctx.info.query.get("timeoutSeconds") {
-        None => 0,
-        Some(text) => {
-            text.parse().map_err(|_| Status::bad_request(format!("invalid timeoutSeconds \"{text}\"")))?
-        }
-    };
-    if asked > 0 {
-        return Ok(Duration::from_secs(asked));
+fn timeout(ctx: &Context, asked: Option<i64>) -> Duration {
+    match asked {
+        None | Some(0) => {}
+        Some(seconds) => return Duration::from_secs(u64::try_from(seconds).unwrap_or(0).min(LONGEST)),
     }
     // Spread, so that watches that began together do not end together.
     let least = ctx.server.config().flags.min_request_timeout as f64;
-    Ok(Duration::from_secs_f64(least * (1.0 + rand::random::<f64>())))
+    Duration::from_secs_f64(least * (1.0 + rand::random::<f64>()))
 }
 
 fn error_line(status: &Status) -> Bytes {

@@ -41,42 +41,6 @@ pub async fn objects_live_and_die(api: Api) {
     api.stop().await;
 }
 
-pub async fn bad_input_gets_the_right_status(api: Api) {
-    let check = async |method: &str, path: &str, content: &str, body: &str, code: u16, part: &str| {
-        let (got, text) = api.call(method, path, content, body).await;
-        assert!(got == code && text.contains(part), "{method} {path}: {got} {text}");
-    };
-    check("POST", MAPS, JSON, "{", 400, "BadRequest").await;
-    check("POST", MAPS, JSON, "[]", 400, "BadRequest").await;
-    check("POST", MAPS, "text/html", "{}", 415, "UnsupportedMediaType").await;
-    check("POST", MAPS, JSON, r#"{"kind":"Pod","apiVersion":"v1"}"#, 400, "kind").await;
-    check("POST", MAPS, JSON, &configmap("UPPER"), 422, "metadata.name: Invalid value").await;
-    let large = json!({"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"x"},"data":{"a": "x".repeat(4 << 20)}});
-    check("POST", MAPS, JSON, &large.to_string(), 413, "RequestEntityTooLarge").await;
-    check("GET", &format!("{MAPS}?labelSelector=a%3D%3D%3Db"), JSON, "", 400, "BadRequest").await;
-    check("GET", &format!("{MAPS}?fieldSelector=spec.x%3Db"), JSON, "", 400, "not a known field selector")
-        .await;
-    check("GET", &format!("{MAPS}?continue=xx"), JSON, "", 400, "continue key is not valid").await;
-    check("GET", &format!("{MAPS}?resourceVersion=x"), JSON, "", 400, "resource version").await;
-    check("GET", "/api/v1/nothings", JSON, "", 404, "NotFound").await;
-    check("GET", "/nothing", JSON, "", 404, "NotFound").await;
-    check("POST", &format!("{MAPS}/x"), JSON, "{}", 405, "MethodNotAllowed").await;
-    let strict = r#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"s"},"dat":{}}"#;
-    check(
-        "POST",
-        &format!("{MAPS}?fieldValidation=Strict"),
-        JSON,
-        strict,
-        400,
-        "strict decoding error: unknown field \\\"dat\\\"",
-    )
-    .await;
-    check("GET", &format!("{MAPS}?watch=1&timeoutSeconds=x"), JSON, "", 400, "timeoutSeconds").await;
-    let (code, _) = call(&api.admin, "GET", MAPS, &[("accept", "text/html")], "").await;
-    assert_eq!(code, 406);
-    api.stop().await;
-}
-
 pub async fn lists_come_in_pages(api: Api) {
     for i in 0..7 {
         assert_eq!(api.call("POST", MAPS, JSON, &configmap(&format!("page-{i}"))).await.0, 201);

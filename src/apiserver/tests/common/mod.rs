@@ -1,9 +1,10 @@
 //! An API server on a store of the test's choice, behind real HTTPS, with certificates made for the test.
 
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+#![allow(dead_code, unreachable_pub, unused_imports, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 pub mod cases;
+pub mod input;
 
 use apiserver::{Flags, run_on, store::Kv};
 use clap::Parser;
@@ -30,8 +31,28 @@ struct Line {
 }
 
 impl Api {
-    /// Starts a server and waits until it is ready.
+    /// Starts a server and waits until it is ready. In the extra flags, `{folder}` is where the files are.
     pub async fn start(kv: Arc<dyn Kv>, extra: &[&str]) -> Api {
+        let api = Api::spawn(kv, extra);
+        api.ready().await;
+        api
+    }
+
+    /// Why a server with these flags does not start.
+    pub async fn refusal(kv: Arc<dyn Kv>, extra: &[&str]) -> String {
+        let api = Api::spawn(kv, extra);
+        let ended = tokio::time::timeout(Duration::from_secs(10), api.task).await;
+        let mut text = String::new();
+        let error = ended.expect("it ends").unwrap().expect_err("it refuses");
+        let mut cause: Option<&dyn std::error::Error> = Some(&error);
+        while let Some(error) = cause {
+            text += &format!("{error}\n");
+            cause = error.source();
+        }
+        text
+    }
+
+    fn spawn(kv: Arc<dyn Kv>, extra: &[&str]) -> Api {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();
         certificates(folder.path());
@@ -49,15 +70,16 @@ impl Api {
             format!("--service-account-key-file={}", at("sa.key")),
             format!("--service-account-signing-key-file={}", at("sa.key")),
         ];
-        args.extend(extra.iter().map(|s| s.to_string()));
+        // A flag of the test's own replaces the usual one.
+        let flag = |text: &str| text.split('=').next().unwrap_or_default().to_owned();
+        args.retain(|arg| !extra.iter().any(|own| flag(own) == flag(arg)));
+        args.extend(extra.iter().map(|s| s.replace("{folder}", &folder.path().display().to_string())));
         let flags = Line::parse_from(args).flags;
         let stop = CancellationToken::new();
         let task = tokio::spawn(run_on(flags, kv, stop.clone()));
         let url = format!("https://127.0.0.1:{port}");
         let admin = client(&url, folder.path(), "admin");
-        let api = Api { url, admin, folder, stop, task };
-        api.ready().await;
-        api
+        Api { url, admin, folder, stop, task }
     }
 
     /// The folder with certificates and `admin.conf`.
@@ -126,14 +148,31 @@ pub async fn call(
         request = request.header(*name, *value);
     }
     let request = request.body(kube::client::Body::from(body.as_bytes().to_vec())).unwrap();
+    let answer = send(client, request).await;
+    (answer.status().as_u16(), String::from_utf8_lossy(answer.body()).into_owned())
+}
+
+/// Sends any request. An answer that never came has the status 999 and the error as its body.
+pub async fn send(client: &Client, request: http::Request<kube::client::Body>) -> http::Response<Vec<u8>> {
     match client.send(request).await {
         Ok(response) => {
-            let code = response.status().as_u16();
-            let body = response.into_body().collect_bytes().await.unwrap_or_default();
-            (code, String::from_utf8_lossy(&body).into_owned())
+            let (parts, body) = response.into_parts();
+            let body = body.collect_bytes().await.unwrap_or_default();
+            http::Response::from_parts(parts, body.to_vec())
         }
-        Err(error) => (0, error.to_string()),
+        Err(error) => {
+            let mut answer = http::Response::new(format!("{error:?}").into_bytes());
+            *answer.status_mut() = http::StatusCode::from_u16(999).unwrap();
+            answer
+        }
     }
+}
+
+/// A client without a certificate.
+pub fn nobody(api: &Api) -> Client {
+    let mut config = config(&api.url);
+    config.root_cert = Some(pem_to_der(&std::fs::read(api.folder().join("ca.crt")).unwrap()));
+    Client::try_from(config).unwrap()
 }
 
 /// A port that nobody listens on now.
@@ -141,8 +180,15 @@ pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn client(url: &str, folder: &Path, name: &str) -> Client {
+/// Refusals are what the tests look at: nothing asks again by itself.
+fn config(url: &str) -> Config {
     let mut config = Config::new(url.parse().unwrap());
+    config.default_retry = false;
+    config
+}
+
+fn client(url: &str, folder: &Path, name: &str) -> Client {
+    let mut config = config(url);
     let ca = std::fs::read(folder.join("ca.crt")).unwrap();
     config.root_cert = Some(pem_to_der(&ca));
     config.auth_info = AuthInfo {
@@ -158,23 +204,49 @@ fn pem_to_der(pem: &[u8]) -> Vec<Vec<u8>> {
     CertificateDer::pem_slice_iter(pem).map(|c| c.unwrap().to_vec()).collect()
 }
 
-/// Makes a CA and certificates for the server, `admin` and `jane`.
+/// Makes a CA with certificates for the server and its users, and others that it must tell apart from it: the
+/// front proxies' CA, and one that nobody knows.
 pub fn certificates(folder: &Path) {
-    let mut params = CertificateParams::new(vec![]).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.distinguished_name.push(DnType::CommonName, "kubernetes");
-    let key = KeyPair::generate().unwrap();
-    std::fs::write(folder.join("ca.crt"), params.self_signed(&key).unwrap().pem()).unwrap();
-    let ca = Issuer::new(params, key);
-    issue(folder, &ca, "apiserver", "kube-apiserver", &[], &["localhost", "127.0.0.1"]);
-    issue(folder, &ca, "admin", "kubernetes-admin", &["system:masters"], &[]);
-    issue(folder, &ca, "jane", "jane", &["developers"], &[]);
+    let ca = authority(folder, "ca", "kubernetes");
+    let server = &["localhost", "127.0.0.1"];
+    issue(folder, &ca, "apiserver", "kube-apiserver", &[], server, GOOD);
+    issue(folder, &ca, "admin", "kubernetes-admin", &["system:masters"], &[], GOOD);
+    issue(folder, &ca, "jane", "jane", &["developers"], &[], GOOD);
+    issue(folder, &ca, "late", "kubernetes-admin", &["system:masters"], &[], (2010, 2011));
+    let proxies = authority(folder, "front-proxy-ca", "front-proxy-ca");
+    issue(folder, &proxies, "front-proxy", "front-proxy-client", &[], &[], GOOD);
+    issue(folder, &proxies, "other-proxy", "somebody", &["system:masters"], &[], GOOD);
+    let unknown = authority(folder, "unknown-ca", "kubernetes");
+    issue(folder, &unknown, "stranger", "kubernetes-admin", &["system:masters"], &[], GOOD);
     std::fs::write(folder.join("sa.key"), KeyPair::generate().unwrap().serialize_pem()).unwrap();
 }
 
-fn issue(folder: &Path, ca: &Issuer<'_, KeyPair>, file: &str, name: &str, groups: &[&str], hosts: &[&str]) {
+/// First and last year of a certificate that is good now.
+const GOOD: (i32, i32) = (2020, 2100);
+
+fn authority(folder: &Path, file: &str, name: &str) -> Issuer<'static, KeyPair> {
+    let mut params = CertificateParams::new(vec![]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, name);
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    std::fs::write(folder.join(format!("{file}.crt")), certificate.pem()).unwrap();
+    Issuer::new(params, key)
+}
+
+fn issue(
+    folder: &Path,
+    ca: &Issuer<'_, KeyPair>,
+    file: &str,
+    name: &str,
+    groups: &[&str],
+    hosts: &[&str],
+    years: (i32, i32),
+) {
     let hosts: Vec<String> = hosts.iter().map(|s| s.to_string()).collect();
     let mut params = CertificateParams::new(hosts).unwrap();
+    params.not_before = rcgen::date_time_ymd(years.0, 1, 1);
+    params.not_after = rcgen::date_time_ymd(years.1, 1, 1);
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
     for group in groups {

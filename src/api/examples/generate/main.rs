@@ -1,9 +1,12 @@
 //! Makes `schema/k8s.tsv` from the sources of two published crates: `k8s-openapi` (types, required, texts) and
 //! `k8s-pb` (protobuf tags, and the Go markers in its comments: list types, keys, patch strategies, defaults).
 //!
-//! Run by hand when the version moves: `cargo run -p api --example generate`. Not a build script, because on a
-//! fresh machine neither source is there at build time. Both sources are machine-written and regular, so lines
+//! Run by hand when the version moves: `cargo run -p api --example generate`, with the OpenAPI document of a real
+//! API server (`kubectl get --raw /openapi/v2`) as its argument to make `testdata/server.tsv` from that as well.
+//! Not a build script, because on a fresh machine neither source is there at build time. Both sources are machine-written and regular, so lines
 //! are read, not Rust.
+
+pub(crate) mod digest;
 
 use std::{
     collections::BTreeMap,
@@ -22,21 +25,35 @@ fn main() -> io::Result<()> {
         sources().ok_or_else(|| io::Error::other("cargo metadata finds no k8s-openapi or k8s-pb"))?;
     let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("schema/k8s.tsv");
     let table = table(&openapi, &pb)?;
-    println!("{}: {} lines, {} bytes", out.display(), table.lines().count(), table.len());
-    fs::write(out, table)
+    write(&out, &table)?;
+    let Some(swagger) = std::env::args_os().nth(1) else { return Ok(()) };
+    let swagger: serde_json::Value = serde_json::from_slice(&fs::read(swagger)?)?;
+    write(&Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/server.tsv"), &digest::of(&swagger))
 }
 
-/// The source folders of k8s-openapi and k8s-pb, as cargo knows them.
+#[allow(dead_code)] // A test includes this file as a module.
+fn write(file: &Path, text: &str) -> io::Result<()> {
+    println!("{}: {} lines, {} bytes", file.display(), text.lines().count(), text.len());
+    fs::write(file, text)
+}
+
+/// The source folders of k8s-openapi and k8s-pb, as cargo knows them. Where they were never needed, cargo fetches
+/// them now: what nothing compiles is not there yet on a fresh machine.
 pub(crate) fn sources() -> Option<(PathBuf, PathBuf)> {
+    known_sources("--offline").or_else(|| known_sources("--locked"))
+}
+
+fn known_sources(how: &str) -> Option<(PathBuf, PathBuf)> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let arguments = ["metadata", "--format-version", "1", "--offline", "--all-features"];
+    let arguments = ["metadata", "--format-version", "1", "--all-features", how];
     let output = Command::new(cargo).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output().ok()?;
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
     let folder = |name: &str| {
         let package = metadata["packages"].as_array()?.iter().find(|p| p["name"] == name)?;
         Some(Path::new(package["manifest_path"].as_str()?).parent()?.join("src"))
     };
-    Some((folder("k8s-openapi")?.join(VERSION), folder("k8s-pb")?))
+    let found = (folder("k8s-openapi")?.join(VERSION), folder("k8s-pb")?);
+    Some(found).filter(|(openapi, pb)| openapi.exists() && pb.exists())
 }
 
 /// The whole table.
