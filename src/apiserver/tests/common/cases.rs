@@ -45,6 +45,9 @@ pub async fn lists_come_in_pages(api: Api) {
     for i in 0..7 {
         assert_eq!(api.call("POST", MAPS, JSON, &configmap(&format!("page-{i}"))).await.0, 201);
     }
+    // One that the selector leaves out, so that a page ends in the middle of what the store gave last.
+    let other = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "page-3a"}}).to_string();
+    assert_eq!(api.call("POST", MAPS, JSON, &other).await.0, 201);
     let mut names = Vec::new();
     let mut token = String::new();
     let mut revision = Value::Null;
