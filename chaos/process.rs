@@ -90,7 +90,7 @@ pub(crate) fn kill_all(host: &Host) -> Result<()> {
         for pid in there {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
-        pause();
+        moment();
     }
     Err(Error::Late {
         what: format!("the end of all processes on {}", host.name),
@@ -100,7 +100,7 @@ pub(crate) fn kill_all(host: &Host) -> Result<()> {
 }
 
 /// How long to wait before looking again whether a process has gone.
-fn pause() {
+fn moment() {
     std::thread::sleep(std::time::Duration::from_millis(20));
 }
 
@@ -158,7 +158,7 @@ pub(crate) fn start(layout: &Layout, host: &Host, row: &Row) -> Result<()> {
 /// Waits a moment whether the component that was started stays.
 pub(crate) fn stays(host: &Host, row: &Row) -> Result<()> {
     for _ in 0..15 {
-        pause();
+        moment();
     }
     if find(host, row).is_some() {
         return Ok(());
@@ -187,6 +187,19 @@ pub(crate) fn memory(host: &Host, row: &Row) -> Result<u64> {
     Ok(kilobytes.unwrap_or(0_u64) * 1024)
 }
 
+/// Stops the component in its tracks (SIGSTOP), and waits until the kernel says that it has stopped.
+pub(crate) fn pause(host: &Host, row: &Row) -> Result<()> {
+    signal(host, row, Signal::SIGSTOP)?;
+    for _ in 0..250 {
+        if matches!(state(host, row), State::Paused(_)) {
+            return Ok(());
+        }
+        moment();
+    }
+    let hint = "something resumes it".into();
+    Err(Error::Late { what: format!("the pause of {} on {}", row.name, host.name), seconds: 5, hint })
+}
+
 /// Waits until the component has ended, and forgets its pid.
 pub(crate) fn gone(host: &Host, row: &Row, seconds: u64) -> Result<()> {
     for _ in 0..seconds * 50 {
@@ -194,7 +207,7 @@ pub(crate) fn gone(host: &Host, row: &Row, seconds: u64) -> Result<()> {
             let _ = fs::remove_file(pid_file(host, row));
             return Ok(());
         }
-        pause();
+        moment();
     }
     let hint = format!("see {}", host.folder.join(format!("{}.log", row.name)).display());
     Err(Error::Late { what: format!("the end of {} on {}", row.name, host.name), seconds, hint })

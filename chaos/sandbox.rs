@@ -142,9 +142,10 @@ impl Sandbox {
         process::stays(&host, row)
     }
 
-    /// SIGSTOP.
+    /// SIGSTOP; it has stopped when this returns.
     pub fn pause(&self, host: &str, name: &str) -> Result<()> {
-        self.signal(host, name, Signal::SIGSTOP)
+        let host = self.host(host)?;
+        process::pause(&host, component::find(&host, name)?)
     }
 
     /// SIGCONT.

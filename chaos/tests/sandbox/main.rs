@@ -11,7 +11,6 @@ use std::process::Command;
 use chaos::{Sandbox, Spec, State, Steps, output};
 
 const NAME: &str = "harness-test";
-const PORT: u16 = 17443;
 
 /// A program that runs until it is killed, under whatever name it is called; `admin` makes no certificates.
 const IDLE: &str = r#"#!/bin/bash
@@ -32,7 +31,7 @@ fn make(root: &Path) -> Sandbox {
     let binary = root.join("idle");
     std::fs::write(&binary, IDLE).unwrap();
     std::fs::set_permissions(&binary, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let spec = Spec { masters: 2, workers: 1, port: PORT, binary };
+    let spec = Spec { masters: 2, workers: 1, port: 17443, binary };
     Sandbox::make(root, NAME, &spec, &Steps::quiet()).unwrap()
 }
 
@@ -54,7 +53,6 @@ fn a_life() {
     let _guard = Guard(root.path().into());
     let sandbox = make(root.path());
     isolated();
-    up::refuses_port(PORT);
     cables(&sandbox);
     processes(&sandbox);
     power(&sandbox);

@@ -118,11 +118,7 @@ fn tools_are_missing() {
 #[ignore = "needs root"]
 fn the_port_is_taken() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    refuses_port(listener.local_addr().unwrap().port());
-}
-
-/// No second cluster where something listens.
-pub(crate) fn refuses_port(port: u16) {
+    let port = listener.local_addr().unwrap().port();
     let copy = Copy::new();
     let options = ["--name", "second", "--port", &port.to_string()];
     let expect = format!(
