@@ -3,10 +3,7 @@
 //! Keeps true: after [`Config::new`] every URL, file combination and number has been checked, with an error that
 //! names the flag. Leaves files and ports to `run.rs`.
 
-use crate::{
-    local::PeerConfig,
-    network::{PeerTls, is_loopback},
-};
+use crate::network::{PeerTls, is_loopback};
 use clap::ArgAction;
 use serve::{ServerTls, flags::duration};
 use sha2::{Digest, Sha256};
@@ -36,7 +33,7 @@ pub struct Flags {
     /// All members: NAME=URL,NAME=URL,...
     #[arg(long)]
     pub initial_cluster: Option<String>,
-    /// `new`, or `existing` to wait until the other members make contact.
+    /// `new`, or `existing` for a member that was added to a cluster that is there (`etcdctl member add`).
     #[arg(long, default_value = "new", value_parser = ["new", "existing"])]
     pub initial_cluster_state: String,
     /// Tells apart clusters that have the same members.
@@ -121,13 +118,25 @@ pub(crate) enum Retention {
     Age(Duration),
 }
 
+/// A member as `--initial-cluster` names it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct PeerConfig {
+    /// Its name.
+    pub(crate) name: String,
+    /// Where peers reach it, sorted.
+    pub(crate) urls: Vec<String>,
+}
+
 /// A member's checked configuration.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) flags: Flags,
+    /// This member's number; what `--initial-cluster` makes of it until the cluster says otherwise.
     pub(crate) id: u64,
+    /// The cluster's, likewise.
     pub(crate) cluster: u64,
-    pub(crate) peers: BTreeMap<u64, PeerConfig>,
+    /// The members of `--initial-cluster`: the group, when it is new.
+    pub(crate) initial: BTreeMap<u64, PeerConfig>,
     pub(crate) client_urls: Vec<String>,
     pub(crate) client_tls: Option<ServerTls>,
     pub(crate) peer_tls: Option<PeerTls>,
@@ -159,7 +168,7 @@ impl Config {
         Ok(Self {
             id: this_member(&flags, &peers)?,
             cluster,
-            peers,
+            initial: peers,
             client_urls,
             client_tls: client_tls(&flags)?,
             peer_tls: peer_tls(&flags)?,
@@ -167,6 +176,23 @@ impl Config {
             quota: quota(flags.quota_backend_bytes),
             flags,
         })
+    }
+
+    /// The URLs under which peers know this member, sorted.
+    pub(crate) fn own_urls(&self) -> Vec<String> {
+        let mut urls = self.flags.initial_advertise_peer_urls.clone();
+        urls.sort();
+        urls
+    }
+
+    /// Whether this member comes to a cluster that is there already.
+    pub(crate) fn joins(&self) -> bool {
+        self.flags.initial_cluster_state == "existing"
+    }
+
+    /// A number for a new member, other than any before.
+    pub(crate) fn new_number(&self, urls: &[String]) -> u64 {
+        number(urls.concat().bytes().chain(rand::random::<u64>().to_be_bytes()))
     }
 
     /// How long a request may take.
@@ -325,11 +351,11 @@ mod tests {
     #[test]
     fn members_are_told_by_their_urls_and_the_token() {
         let three = config(THREE).unwrap();
-        assert_eq!((three.peers.len(), three.peers[&three.id].name.as_str()), (3, "b"));
+        assert_eq!((three.initial.len(), three.initial[&three.id].name.as_str()), (3, "b"));
         let other = config(&format!("{THREE} --initial-cluster-token=x")).unwrap();
         assert!(other.id != three.id && other.cluster != three.cluster);
         let alone = config("").unwrap();
-        assert_eq!(alone.peers.len(), 1);
+        assert_eq!(alone.initial.len(), 1);
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod lease;
 mod local;
 mod log;
 mod machine;
+mod members;
 mod metrics;
 mod mvcc;
 mod network;

@@ -16,7 +16,6 @@ use openraft::{
     raft::AppendEntriesResponse,
 };
 use std::{
-    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -24,23 +23,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A member as `--initial-cluster` names it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct PeerConfig {
-    /// Its name.
-    pub(crate) name: String,
-    /// Where peers reach it.
-    pub(crate) urls: Vec<String>,
-}
-
 /// This member.
 pub(crate) struct Local {
     /// Its number.
     pub(crate) id: u64,
     /// Its cluster's number.
     pub(crate) cluster: u64,
-    /// All members, this one too.
-    pub(crate) peers: BTreeMap<u64, PeerConfig>,
     /// The group.
     pub(crate) raft: Raft,
     /// The state.
@@ -52,17 +40,10 @@ pub(crate) struct Local {
 }
 
 impl Local {
-    pub(crate) fn new(
-        id: u64,
-        cluster: u64,
-        peers: BTreeMap<u64, PeerConfig>,
-        raft: Raft,
-        machine: Arc<Machine>,
-    ) -> Self {
+    pub(crate) fn new(id: u64, cluster: u64, raft: Raft, machine: Arc<Machine>) -> Self {
         Self {
             id,
             cluster,
-            peers,
             raft,
             machine,
             deadlines: Mutex::default(),
@@ -108,6 +89,7 @@ impl Local {
             Request::ReadIndex => self.read_index().await.map_or_else(Reply::Refused, Reply::ReadIndex),
             Request::KeepAlive(id) => self.keep_alive(id).await,
             Request::TimeToLive(id) => self.time_to_live(id).await,
+            Request::Change(change) => self.change(change).await,
             Request::Info => Reply::Info(self.info(from)),
             _ => Reply::Refused(Refusal::Failed("unexpected request".into())),
         }
@@ -135,7 +117,8 @@ impl Local {
         }
     }
 
-    async fn confirm(&self) -> Result<(), Refusal> {
+    /// Makes sure that this member leads now and has applied what leaders before it began.
+    pub(crate) async fn confirm(&self) -> Result<(), Refusal> {
         match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
             Ok(_) if self.deadlines().leading() => Ok(()),
             Ok(_) | Err(RaftError::APIError(_)) => Err(Refusal::NotLeader),

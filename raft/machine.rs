@@ -21,6 +21,7 @@ use crate::{
 use openraft::{EntryPayload, entry::RaftEntry, storage::ApplyResponder};
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeSet,
     io,
     path::{Path, PathBuf},
     sync::{
@@ -57,12 +58,20 @@ pub(crate) struct Saved {
     pub(crate) revision: i64,
     /// The compacted revision.
     pub(crate) compacted: i64,
+    /// Who was a member and is none any more.
+    pub(crate) removed: BTreeSet<u64>,
 }
 
 impl Default for Saved {
     fn default() -> Self {
         let State { revision, compacted, .. } = State::default();
-        Self { applied: None, membership: Membership::default(), revision, compacted }
+        Self {
+            applied: None,
+            membership: Membership::default(),
+            revision,
+            compacted,
+            removed: BTreeSet::new(),
+        }
     }
 }
 
@@ -72,6 +81,8 @@ pub(crate) struct Machine {
     inner: RwLock<Inner>,
     hub: Hub,
     applied: watch::Sender<u64>,
+    /// As saved, for those who may not wait behind a batch.
+    removed: RwLock<BTreeSet<u64>>,
     /// Where snapshots of other members are received.
     pub(crate) spool: PathBuf,
     scrub: Sender<Scrub>,
@@ -133,6 +144,7 @@ impl Machine {
         let garbage = inner.state.index.compact(inner.state.compacted);
         let (scrub, queue) = mpsc::channel();
         let machine = Arc::new(Self {
+            removed: RwLock::new(inner.saved.removed.clone()),
             hub: Hub::new(inner.state.revision),
             applied: watch::Sender::new(inner.saved.applied.map_or(0, |id| id.index)),
             engine: engine.clone(),
@@ -265,6 +277,11 @@ impl Machine {
         self.read().state.members.values().cloned().collect()
     }
 
+    /// Whether a member was removed.
+    pub(crate) fn is_removed(&self, id: u64) -> bool {
+        self.removed.read().unwrap_or_else(PoisonError::into_inner).contains(&id)
+    }
+
     /// The alarms that are raised.
     pub(crate) fn alarms(&self) -> Vec<Alarm> {
         self.read().state.alarms.iter().copied().collect()
@@ -323,6 +340,9 @@ impl Machine {
         inner.saved.compacted = inner.state.compacted;
         write_effects(&self.engine, &effects, &inner.saved)?;
         let index = inner.saved.applied.map_or(0, |id| id.index);
+        if !effects.removed_members.is_empty() {
+            self.tell_removed(&inner.saved);
+        }
         drop(inner);
         self.hub.publish(effects.commits);
         self.scrub(effects.removed);
@@ -333,6 +353,10 @@ impl Machine {
         Ok(())
     }
 
+    fn tell_removed(&self, saved: &Saved) {
+        *self.removed.write().unwrap_or_else(PoisonError::into_inner) = saved.removed.clone();
+    }
+
     fn apply_entry(&self, inner: &mut Inner, entry: Entry, effects: &mut Effects) -> io::Result<Outcome> {
         let id = entry.log_id();
         let outcome = match entry.payload {
@@ -340,7 +364,16 @@ impl Machine {
                 mvcc::apply(&mut inner.state, &Disk(&self.engine), &command, effects)?
             }
             EntryPayload::Membership(members) => {
-                inner.saved.membership = Membership::new(Some(id), members);
+                let membership = Membership::new(Some(id), members);
+                let left: BTreeSet<u64> = membership.nodes().map(|(id, _)| *id).collect();
+                let before = inner.saved.membership.nodes().map(|(id, _)| *id);
+                let removed: Vec<u64> = before.filter(|id| !left.contains(id)).collect();
+                for id in &removed {
+                    inner.state.members.remove(id);
+                }
+                effects.removed_members.extend(&removed);
+                inner.saved.removed.extend(removed);
+                inner.saved.membership = membership;
                 Outcome { revision: inner.state.revision, result: Ok(Response::Done) }
             }
             EntryPayload::Blank => Outcome { revision: inner.state.revision, result: Ok(Response::Done) },
@@ -361,6 +394,7 @@ impl Machine {
             inner.state.index.compact(compacted)
         };
         let revision = inner.state.revision;
+        self.tell_removed(&inner.saved);
         drop(inner);
         self.scrub(garbage);
         self.hub.reset(revision);
@@ -406,6 +440,9 @@ fn write_effects(engine: &Engine, effects: &Effects, saved: &Saved) -> io::Resul
     }
     for member in &effects.members {
         batch.put(MEMBER, &member.id.to_be_bytes(), &codec::encode(member))?;
+    }
+    for id in &effects.removed_members {
+        batch.delete(MEMBER, &id.to_be_bytes())?;
     }
     for (alarm, raised) in &effects.alarms {
         match codec::encode(alarm) {

@@ -70,6 +70,8 @@ pub(crate) struct Effects {
     pub(crate) leases: Vec<(i64, Option<i64>)>,
     /// Members that told who they are.
     pub(crate) members: Vec<Member>,
+    /// Members that are none any more.
+    pub(crate) removed_members: Vec<u64>,
     /// Alarms raised (`true`) or lifted.
     pub(crate) alarms: Vec<(Alarm, bool)>,
     /// Records that compaction leaves without a reader.

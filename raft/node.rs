@@ -7,6 +7,7 @@
 use crate::{
     command::{Command, Fault, Outcome, Range, RangeResult},
     local::Local,
+    members::{self, Change, MemberFault},
     network::{LaneError, Peers, Refusal, Reply, Request},
 };
 use openraft::ServerState;
@@ -39,6 +40,9 @@ pub(crate) enum NodeError {
     /// The leader knows no such lease.
     #[error("lease not found")]
     LeaseNotFound,
+    /// The members cannot be changed like that.
+    #[error("the members cannot be changed like that: {0:?}")]
+    Member(MemberFault),
     /// This member cannot read its disk.
     #[error("the state cannot be read")]
     Disk(#[source] io::Error),
@@ -72,6 +76,7 @@ impl Node {
             why = self.follow(election) => why,
             () = self.serve_reads(reads) => "no more readers".into(),
             () = self.end_leases() => "no more leases".into(),
+            () = self.promote() => "no more members".into(),
         }
     }
 
@@ -100,10 +105,13 @@ impl Node {
                 self.leader.send_replace(None);
                 return fatal.to_string();
             }
+            if self.local.machine.is_removed(self.local.id) {
+                self.peers.removed().cancel();
+            }
             let leader = match metrics.state {
                 ServerState::Leader => {
                     let acked = metrics.last_quorum_acked.map(|at| at.elapsed());
-                    let sure = acked.is_none_or(|age| age < election) || self.local.peers.len() == 1;
+                    let sure = acked.is_none_or(|age| age < election) || self.local.voters().len() == 1;
                     sure.then_some(self.local.id)
                 }
                 _ if self.local.silence() < election => {
@@ -183,6 +191,27 @@ impl Node {
         }
     }
 
+    /// Makes voters of joining members that have caught up.
+    async fn promote(&self) {
+        loop {
+            sleep(members::LOOK).await;
+            if self.leader() == Some(self.local.id) {
+                // As leaderships and other changes come between, it is tried again.
+                let _ = timeout(Duration::from_secs(5), self.local.promote_ready()).await;
+            }
+        }
+    }
+
+    /// Has the leader change the members.
+    pub(crate) async fn change(&self, change: Change) -> Result<(), NodeError> {
+        let (reply, _) =
+            self.ask(|| Request::Change(change.clone()), || self.local.change(change.clone())).await?;
+        match reply {
+            Reply::Done => Ok(()),
+            other => Err(NodeError::Failed(format!("the leader answered {other:?}"))),
+        }
+    }
+
     /// Whether this member leads and has applied everything of earlier leaders.
     async fn confirmed(&self) -> bool {
         let confirmed = self.local.raft.ensure_linearizable(openraft::ReadPolicy::ReadIndex);
@@ -190,8 +219,7 @@ impl Node {
     }
 
     async fn forward(&self, leader: u64, request: Request) -> Result<Reply, LaneError> {
-        let urls = self.local.peers.get(&leader).map(|peer| peer.urls.as_slice()).unwrap_or_default();
-        let Some(url) = urls.first() else {
+        let Some(url) = self.local.url(leader) else {
             return Err(LaneError::NotSent(format!("member {leader:x} has no URL")));
         };
         let mut leaders = self.leadership();
@@ -200,7 +228,7 @@ impl Node {
                 changed(&mut leaders).await;
             }
         };
-        self.peers.get(leader, url).forward.call_unless(&request, replaced).await
+        self.peers.get(leader, &url).forward.call_unless(&request, replaced).await
     }
 
     /// Has the leader do something, wherever it is, retrying while it is certain that nothing was done.
@@ -223,6 +251,7 @@ impl Node {
                 Ok(Reply::Refused(Refusal::NotLeader)) | Err(LaneError::NotSent(_)) => sleep(RETRY).await,
                 Ok(Reply::Refused(Refusal::Unknown)) => return Err(NodeError::Timeout),
                 Ok(Reply::Refused(Refusal::LeaseNotFound)) => return Err(NodeError::LeaseNotFound),
+                Ok(Reply::Refused(Refusal::Member(fault))) => return Err(NodeError::Member(fault)),
                 Ok(Reply::Refused(Refusal::Failed(text))) => return Err(NodeError::Failed(text)),
                 Err(LaneError::Lost(_)) => return Err(NodeError::Lost),
                 Ok(reply) => return Ok((reply, here)),

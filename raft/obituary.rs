@@ -23,14 +23,13 @@ const STAGGER: Duration = Duration::from_millis(60);
 /// What a member does when a connection that `peer` had made to it has ended.
 pub(crate) async fn connection_ended(local: Arc<Local>, transport: Arc<Transport>, peer: u64) {
     let Some(vote) = led_by(&local.raft, peer) else { return };
-    let urls = local.peers.get(&peer).map(|peer| peer.urls.as_slice()).unwrap_or_default();
-    let Some(url) = urls.first() else { return };
-    if !is_dead(&transport, url).await {
+    let Some(url) = local.url(peer) else { return };
+    if !is_dead(&transport, &url).await {
         return;
     }
     sleep(STAGGER * turn(&local, peer)).await;
     // By now another survivor, or another of the connections that ended, may have brought a new vote.
-    if led_by(&local.raft, peer).as_ref() == Some(&vote) {
+    if led_by(&local.raft, peer).as_ref() == Some(&vote) && local.voters().contains(&local.id) {
         tracing::info!(leader = format!("{peer:x}"), "the leader's process has died: standing for election");
         let inherit = TransferLeaderRequest::new(vote, local.id, None);
         if let Err(error) = local.raft.handle_transfer_leader(inherit).await {
@@ -59,6 +58,6 @@ async fn is_dead(transport: &Transport, url: &str) -> bool {
 
 /// How many of the other survivors stand before this member.
 fn turn(local: &Local, dead: u64) -> u32 {
-    let before = local.peers.keys().filter(|id| **id < local.id && **id != dead).count();
+    let before = local.voters().into_iter().filter(|id| *id < local.id && *id != dead).count();
     u32::try_from(before).unwrap_or(u32::MAX)
 }

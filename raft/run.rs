@@ -15,9 +15,9 @@ use crate::{
     metrics::Metrics,
     network::{self, Peers, Reply, Request, Transport},
     node::Node,
-    types::Raft,
+    types::{PeerNode, Raft},
 };
-use openraft::{SnapshotPolicy, impls::BasicNode};
+use openraft::SnapshotPolicy;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -83,6 +83,18 @@ pub enum Error {
         /// Its directory.
         path: PathBuf,
     },
+    /// The member is to join a cluster that cannot be asked.
+    #[error("cannot fetch cluster info from peer urls: no member of --initial-cluster says that it has {}: is the cluster there, and was this member added to it (etcdctl member add)?", urls.join(","))]
+    NotAdded {
+        /// The member's own URLs.
+        urls: Vec<String>,
+    },
+    /// The others have removed this member.
+    #[error("the member has been permanently removed from the cluster: remove its data directory {} before you add a new one here", path.display())]
+    Removed {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The group cannot be started or had to stop.
     #[error("the store stopped: {0}")]
     Stopped(String),
@@ -129,10 +141,17 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> Result<(), Error> {
 }
 
 async fn member(flags: Flags, stop: CancellationToken) -> Result<(), Error> {
-    let config = Arc::new(Config::new(flags)?);
+    let mut config = Config::new(flags)?;
     let path = config.flags.data_dir.clone();
     let disk = |source| Error::Disk { path: path.clone(), source };
     let transport = Arc::new(Transport::new(config.peer_tls.clone())?);
+    if config.joins() {
+        (config.cluster, config.id) = tokio::select! {
+            found = place(&config, &transport) => found?,
+            () = stop.cancelled() => return Ok(()),
+        };
+    }
+    let config = Arc::new(config);
     let mut peer_listeners = Vec::new();
     for url in &config.flags.listen_peer_urls {
         peer_listeners.push(listen(url).await?);
@@ -152,7 +171,8 @@ async fn member(flags: Flags, stop: CancellationToken) -> Result<(), Error> {
     let id = config.id;
     let started = threads.run(async move { Raft::new(id, raft_config, factory, log, applier).await });
     let raft = started.await?.map_err(|error| Error::Stopped(error.to_string()))?;
-    let local = Arc::new(Local::new(id, config.cluster, config.peers.clone(), raft, machine));
+    let local = Arc::new(Local::new(id, config.cluster, raft, machine));
+    let removed = peers.removed().clone();
     let (node, reads) = Node::new(local.clone(), peers, config.request_timeout());
 
     let inside = CancellationToken::new();
@@ -171,16 +191,53 @@ async fn member(flags: Flags, stop: CancellationToken) -> Result<(), Error> {
     }
     let joining = join(config.clone(), node.clone());
     let joining = async { threads.run(joining).await.flatten() };
+    // Nothing is told of this member before the others were asked about it: the answer would be its own word.
     let serving = async {
         joining.await?;
-        clients.serve(member.clone(), inside.clone()).await
+        tokio::select! {
+            served = clients.serve(member.clone(), inside.clone()) => served,
+            () = publish(&config, &node, identity.instance) => Ok(()),
+        }
     };
     tokio::select! {
         () = stop.cancelled() => leave(&node, &inside, &tasks).await,
+        () = removed.cancelled() => Err(Error::Removed { path: path.clone() }),
         ended = group => Err(Error::Stopped(ended.unwrap_or_else(|error| error.to_string()))),
         served = serving => served,
         () = compact(&config, &node) => Ok(()),
-        () = publish(&config, &node, identity.instance) => Ok(()),
+    }
+}
+
+/// The cluster and the number of a member that was added: from its data directory, or else from the others.
+async fn place(config: &Config, transport: &Transport) -> Result<(u64, u64), Error> {
+    let path = &config.flags.data_dir;
+    let found = read_identity(&path.join("member/identity"));
+    let found = found.map_err(|source| Error::Disk { path: path.clone(), source })?;
+    if let Some(Identity { cluster, id, .. }) = found {
+        return Ok((cluster, id));
+    }
+    let own = config.own_urls();
+    let others = config.initial.values().flat_map(|peer| &peer.urls).filter(|url| !own.contains(url));
+    let others: Vec<&String> = others.collect();
+    let start = tokio::time::Instant::now();
+    loop {
+        for url in &others {
+            let roster = match network::roster(transport, url).await {
+                Ok(roster) => roster,
+                Err(error) => {
+                    tracing::debug!(url, %error, "waiting for a member");
+                    continue;
+                }
+            };
+            let this = roster.members.iter().find(|(_, urls)| urls.iter().any(|url| own.contains(url)));
+            if let Some((id, _)) = this {
+                return Ok((roster.cluster, *id));
+            }
+        }
+        if start.elapsed() > JOIN {
+            return Err(Error::NotAdded { urls: own });
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
@@ -297,14 +354,12 @@ async fn join(config: Arc<Config>, node: Arc<Node>) -> Result<(), Error> {
         let (name, path) = (config.flags.name.clone(), config.flags.data_dir.clone());
         return Err(Error::AlreadyBootstrapped { name, path });
     }
-    if config.flags.initial_cluster_state == "existing" {
+    if config.joins() {
         return Ok(());
     }
-    let members: BTreeMap<u64, BasicNode> = config
-        .peers
-        .iter()
-        .map(|(id, peer)| (*id, BasicNode::new(peer.urls.first().cloned().unwrap_or_default())))
-        .collect();
+    let node = |urls: &[String]| PeerNode { urls: urls.to_vec(), joining: false };
+    let members: BTreeMap<u64, PeerNode> =
+        config.initial.iter().map(|(id, peer)| (*id, node(&peer.urls))).collect();
     match raft.initialize(members).await {
         Ok(()) => Ok(()),
         // A leader of the others was faster.
@@ -317,7 +372,7 @@ async fn join(config: Arc<Config>, node: Arc<Node>) -> Result<(), Error> {
 
 /// Asks the others until all answered, or the time is over and at least one did (alone there is nobody to ask).
 async fn known_to_others(config: &Config, node: &Node) -> bool {
-    let others: Vec<_> = config.peers.iter().filter(|(id, _)| **id != config.id).collect();
+    let others: Vec<_> = config.initial.iter().filter(|(id, _)| **id != config.id).collect();
     let mut answered = BTreeMap::new();
     let start = tokio::time::Instant::now();
     while answered.len() < others.len() && (answered.is_empty() || start.elapsed() < JOIN) {

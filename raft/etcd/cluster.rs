@@ -1,51 +1,85 @@
-//! The Cluster service: who the members are. Changing them is not served yet.
+//! The Cluster service: who the members are, and changing that.
 
-use super::{Member, pb};
+use super::{Member, errors, pb};
+use crate::{
+    members::{self, Change},
+    network::host_port,
+    types::PeerNode,
+};
 use tonic::{Request, Response, Status};
-
-fn fixed<T>() -> Result<Response<T>, Status> {
-    Err(Status::unimplemented("etcdserver: this store's members cannot be changed while it runs"))
-}
 
 impl Member {
     fn member_list(&self) -> Vec<pb::Member> {
         let told = self.node.local.machine.members();
-        let list = self.config.peers.iter().map(|(id, peer)| {
-            let told = told.iter().find(|member| member.id == *id);
+        let list = members::known(&self.node.local.membership()).into_iter().map(|known| {
+            let told = told.iter().find(|member| member.id == known.id);
             pb::Member {
-                id: *id,
+                id: known.id,
                 // As in etcd, a member that has not started has no name.
                 name: told.map(|member| member.name.clone()).unwrap_or_default(),
-                peer_ur_ls: peer.urls.clone(),
+                peer_ur_ls: known.urls,
                 client_ur_ls: told.map(|member| member.client_urls.clone()).unwrap_or_default(),
-                is_learner: false,
+                is_learner: known.learner,
             }
         });
         list.collect()
     }
+
+    /// Changes the members, and returns them as this member sees them then.
+    async fn change(&self, change: Change) -> Result<Vec<pb::Member>, Status> {
+        self.node.change(change).await?;
+        self.node.linearize().await?;
+        Ok(Member::member_list(self))
+    }
+}
+
+/// Peer URLs as the group keeps them.
+fn urls(given: Vec<String>) -> Result<Vec<String>, Status> {
+    let mut urls = given;
+    urls.sort();
+    urls.dedup();
+    let good = |url: &String| {
+        let known = url.starts_with("http://") || url.starts_with("https://");
+        known && host_port(url).is_ok()
+    };
+    if urls.is_empty() || !urls.iter().all(good) { Err(errors::BAD_URLS.into()) } else { Ok(urls) }
 }
 
 #[tonic::async_trait]
 impl pb::cluster_server::Cluster for Member {
+    /// A member that is to vote is a learner until it has caught up, and then becomes a voter by itself.
     async fn member_add(
         &self,
-        _: Request<pb::MemberAddRequest>,
+        request: Request<pb::MemberAddRequest>,
     ) -> Result<Response<pb::MemberAddResponse>, Status> {
-        fixed()
+        self.require_leader(request.metadata())?;
+        let request = request.into_inner();
+        let urls = urls(request.peer_ur_ls)?;
+        let id = self.config.new_number(&urls);
+        let node = PeerNode { urls, joining: !request.is_learner };
+        let members = self.change(Change::Add { id, node }).await?;
+        let member = members.iter().find(|member| member.id == id).cloned();
+        Ok(Response::new(pb::MemberAddResponse { header: self.header_now(), member, members }))
     }
 
     async fn member_remove(
         &self,
-        _: Request<pb::MemberRemoveRequest>,
+        request: Request<pb::MemberRemoveRequest>,
     ) -> Result<Response<pb::MemberRemoveResponse>, Status> {
-        fixed()
+        self.require_leader(request.metadata())?;
+        let members = self.change(Change::Remove(request.into_inner().id)).await?;
+        Ok(Response::new(pb::MemberRemoveResponse { header: self.header_now(), members }))
     }
 
     async fn member_update(
         &self,
-        _: Request<pb::MemberUpdateRequest>,
+        request: Request<pb::MemberUpdateRequest>,
     ) -> Result<Response<pb::MemberUpdateResponse>, Status> {
-        fixed()
+        self.require_leader(request.metadata())?;
+        let request = request.into_inner();
+        let urls = urls(request.peer_ur_ls)?;
+        let members = self.change(Change::Update { id: request.id, urls }).await?;
+        Ok(Response::new(pb::MemberUpdateResponse { header: self.header_now(), members }))
     }
 
     async fn member_list(
@@ -62,8 +96,10 @@ impl pb::cluster_server::Cluster for Member {
 
     async fn member_promote(
         &self,
-        _: Request<pb::MemberPromoteRequest>,
+        request: Request<pb::MemberPromoteRequest>,
     ) -> Result<Response<pb::MemberPromoteResponse>, Status> {
-        fixed()
+        self.require_leader(request.metadata())?;
+        let members = self.change(Change::Promote(request.into_inner().id)).await?;
+        Ok(Response::new(pb::MemberPromoteResponse { header: self.header_now(), members }))
     }
 }

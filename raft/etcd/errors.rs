@@ -1,6 +1,6 @@
 //! etcd's errors: its codes and texts, which clients compare letter for letter.
 
-use crate::{command::Fault, node::NodeError};
+use crate::{command::Fault, members::MemberFault, node::NodeError};
 use tonic::{Code, Status};
 
 /// An error of etcd's.
@@ -53,6 +53,19 @@ pub(super) const TIMEOUT: Known = known(Code::Unavailable, "etcdserver: request 
 pub(super) const TIMEOUT_LOST: Known =
     known(Code::Unavailable, "etcdserver: request timed out, possibly due to connection lost");
 
+pub(super) const MEMBER_NOT_FOUND: Known = known(Code::NotFound, "etcdserver: member not found");
+pub(super) const BAD_URLS: Known = known(Code::InvalidArgument, "etcdserver: given member URLs are invalid");
+const URLS_EXIST: Known = known(Code::FailedPrecondition, "etcdserver: Peer URLs already exists");
+const TOO_MANY_LEARNERS: Known =
+    known(Code::FailedPrecondition, "etcdserver: too many learner members in cluster");
+const NOT_LEARNER: Known = known(Code::FailedPrecondition, "etcdserver: can only promote a learner member");
+const NOT_READY: Known = known(
+    Code::FailedPrecondition,
+    "etcdserver: can only promote a learner member which is in sync with leader",
+);
+const NOT_ENOUGH: Known =
+    known(Code::FailedPrecondition, "etcdserver: re-configuration failed due to not enough started members");
+
 impl From<Known> for Status {
     fn from(known: Known) -> Self {
         Self::new(known.code, known.text)
@@ -74,12 +87,27 @@ impl From<Fault> for Status {
     }
 }
 
+impl From<MemberFault> for Status {
+    fn from(fault: MemberFault) -> Self {
+        let known = match fault {
+            MemberFault::NotFound => MEMBER_NOT_FOUND,
+            MemberFault::UrlsExist => URLS_EXIST,
+            MemberFault::TooManyLearners => TOO_MANY_LEARNERS,
+            MemberFault::NotLearner => NOT_LEARNER,
+            MemberFault::NotReady => NOT_READY,
+            MemberFault::NotEnough => NOT_ENOUGH,
+        };
+        known.into()
+    }
+}
+
 impl From<NodeError> for Status {
     fn from(error: NodeError) -> Self {
         match error {
             NodeError::Timeout => TIMEOUT.into(),
             NodeError::Lost => TIMEOUT_LOST.into(),
             NodeError::LeaseNotFound => LEASE_NOT_FOUND.into(),
+            NodeError::Member(fault) => fault.into(),
             NodeError::Disk(source) => {
                 tracing::error!(error = %source, "the state cannot be read");
                 CORRUPT.into()

@@ -190,7 +190,7 @@ impl pb::maintenance_server::Maintenance for Member {
         if self.node.leader() != Some(self.config.id) {
             return Err(errors::NOT_LEADER.into());
         }
-        if !self.config.peers.contains_key(&target) {
+        if !self.node.local.voters().contains(&target) {
             return Err(errors::BAD_TRANSFEREE.into());
         }
         if target != self.config.id {

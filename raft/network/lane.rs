@@ -5,7 +5,7 @@
 //! it fails as lost, while what was not written yet may go over the next connection. The first request on a
 //! connection is the greeting. Nothing is ever sent twice.
 
-use super::{Hello, Reply, Request, Transport, transport::Stream};
+use super::{Hello, Refusal, Reply, Request, Roster, Transport, transport::Stream};
 use crate::codec;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{SinkExt, StreamExt};
@@ -23,7 +23,10 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior},
 };
-use tokio_util::codec::{Framed, LengthDelimitedCodec};
+use tokio_util::{
+    codec::{Framed, LengthDelimitedCodec},
+    sync::CancellationToken,
+};
 
 /// How often a peer is pinged.
 const PING: Duration = Duration::from_millis(125);
@@ -58,9 +61,16 @@ struct Call {
 
 impl Lane {
     /// Starts the connection's task on this runtime. It connects when the first call comes.
-    pub(crate) fn start(url: String, hello: Hello, transport: Arc<Transport>) -> Self {
+    ///
+    /// `removed` is cancelled when the peer says that this member is none any more.
+    pub(crate) fn start(
+        url: String,
+        hello: Hello,
+        transport: Arc<Transport>,
+        removed: CancellationToken,
+    ) -> Self {
         let (calls, queue) = mpsc::unbounded_channel();
-        tokio::spawn(Runner { url, hello, transport, queue }.run());
+        tokio::spawn(Runner { url, hello, transport, removed, queue }.run());
         Self { calls }
     }
 
@@ -117,6 +127,7 @@ struct Runner {
     url: String,
     hello: Hello,
     transport: Arc<Transport>,
+    removed: CancellationToken,
     queue: mpsc::UnboundedReceiver<Call>,
 }
 
@@ -149,13 +160,14 @@ impl Runner {
     }
 
     async fn connect(&self) -> io::Result<Frames> {
-        let stream = self.transport.connect(&self.url).await?;
-        let mut frames = framed(stream);
-        frames.send(frame(0, &codec::encode(&Request::Hello(self.hello.clone())))).await?;
-        let reply = tokio::time::timeout(SILENCE * 4, frames.next()).await?;
-        let reply = reply.ok_or(io::ErrorKind::UnexpectedEof)??;
-        match parse(&reply)?.1 {
+        let hello = Request::Hello(self.hello.clone());
+        let (frames, reply) = first_words(&self.transport, &self.url, &hello).await?;
+        match reply {
             Reply::Done => Ok(frames),
+            Reply::Refused(Refusal::Removed) => {
+                self.removed.cancel();
+                Err(io::Error::other("this member was removed from the cluster"))
+            }
             Reply::Refused(Refusal::Failed(text)) => Err(io::Error::other(text)),
             other => Err(io::Error::other(format!("the peer answered {other:?} to the greeting"))),
         }
@@ -206,6 +218,23 @@ impl Runner {
                 }
             }
         }
+    }
+}
+
+/// Connects, says the first thing, and hears the answer.
+async fn first_words(transport: &Transport, url: &str, request: &Request) -> io::Result<(Frames, Reply)> {
+    let mut frames = framed(transport.connect(url).await?);
+    frames.send(frame(0, &codec::encode(request))).await?;
+    let reply = tokio::time::timeout(SILENCE * 4, frames.next()).await?;
+    let reply = reply.ok_or(io::ErrorKind::UnexpectedEof)??;
+    Ok((frames, parse(&reply)?.1))
+}
+
+/// Asks whoever listens at a peer URL which cluster it is in, and who else is.
+pub(crate) async fn roster(transport: &Transport, url: &str) -> io::Result<Roster> {
+    match first_words(transport, url, &Request::Roster).await?.1 {
+        Reply::Roster(roster) => Ok(roster),
+        other => Err(io::Error::other(format!("the peer answered {other:?}"))),
     }
 }
 
@@ -269,8 +298,6 @@ pub(super) fn parse<T: serde::de::DeserializeOwned>(frame: &[u8]) -> io::Result<
     Ok((u64::from_be_bytes(*id), codec::decode(message)?))
 }
 
-use super::Refusal;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -280,8 +307,8 @@ mod tests {
         // The system accepts for it, as it does for a process that is paused.
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", silent.local_addr().unwrap());
-        let lane =
-            Lane::start(url, Hello { cluster: 1, from: 1, to: 2 }, Arc::new(Transport::new(None).unwrap()));
+        let hello = Hello { cluster: 1, from: 1, to: 2 };
+        let lane = Lane::start(url, hello, Arc::new(Transport::new(None).unwrap()), CancellationToken::new());
         let start = Instant::now();
         let over = tokio::time::sleep(Duration::from_millis(50));
         let done = lane.call_unless(&Request::Info, over).await;

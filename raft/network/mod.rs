@@ -9,20 +9,20 @@ mod lane;
 mod server;
 mod transport;
 
-pub(crate) use lane::{Lane, LaneError};
+pub(crate) use lane::{Lane, LaneError, roster};
 pub(crate) use server::serve;
 pub(crate) use transport::{PeerTls, Transport, host_port, is_loopback};
 
 use crate::{
     command::{Command, Outcome},
+    members::{Change, MemberFault},
     snapshot::SnapshotData,
-    types::{Snapshot, SnapshotMeta, TypeConfig, Vote},
+    types::{PeerNode, Snapshot, SnapshotMeta, TypeConfig, Vote},
 };
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use openraft::{
     errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
-    impls::BasicNode,
     network::{RPCOption, RaftNetworkFactory, v2::RaftNetworkV2},
     raft::{
         AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
@@ -34,6 +34,7 @@ use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
 };
+use tokio_util::sync::CancellationToken;
 
 /// Append requests under way to one follower.
 const PIPELINE: usize = 32;
@@ -60,12 +61,18 @@ pub(crate) enum Request {
     Transfer(TransferLeaderRequest<TypeConfig>),
     SnapshotBegin,
     SnapshotChunk(Bytes),
-    SnapshotEnd { vote: Vote, meta: SnapshotMeta },
+    SnapshotEnd {
+        vote: Vote,
+        meta: SnapshotMeta,
+    },
     Propose(Command),
     ReadIndex,
     KeepAlive(i64),
     TimeToLive(i64),
     Info,
+    Change(Change),
+    /// In place of a greeting, by who does not know yet which cluster and which member this is.
+    Roster,
 }
 
 /// What a peer answers.
@@ -88,6 +95,7 @@ pub(crate) enum Reply {
     },
     Info(Info),
     Refused(Refusal),
+    Roster(Roster),
 }
 
 /// Why a peer does not do what it is asked.
@@ -99,6 +107,10 @@ pub(crate) enum Refusal {
     Unknown,
     /// It knows no such lease.
     LeaseNotFound,
+    /// The members cannot be changed like that.
+    Member(MemberFault),
+    /// Whoever asks was a member and is none any more.
+    Removed,
     /// Anything else, for the log.
     Failed(String),
 }
@@ -110,8 +122,18 @@ pub(crate) struct Info {
     pub(crate) known_instance: Option<u64>,
 }
 
+/// Which cluster it is, and who is in it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Roster {
+    /// The cluster.
+    pub(crate) cluster: u64,
+    /// The members' numbers and URLs; none before the group is formed.
+    pub(crate) members: Vec<(u64, Vec<String>)>,
+}
+
 /// The four connections to a peer.
 pub(crate) struct Peer {
+    url: String,
     control: Lane,
     append: Lane,
     snapshot: Lane,
@@ -126,36 +148,56 @@ pub(crate) struct Peers {
     this: u64,
     transport: Arc<Transport>,
     peers: Arc<Mutex<BTreeMap<u64, Arc<Peer>>>>,
+    removed: CancellationToken,
 }
 
 impl Peers {
     /// For this member of this cluster. Connections are made when they are first used.
     pub(crate) fn new(cluster: u64, this: u64, transport: Arc<Transport>) -> Self {
-        Self { cluster, this, transport, peers: Arc::default() }
+        Self { cluster, this, transport, peers: Arc::default(), removed: CancellationToken::new() }
     }
 
-    /// The connections to a peer at a URL. Needs a runtime, which then carries them.
+    /// Cancelled when another member has said that this one is no member any more.
+    pub(crate) fn removed(&self) -> &CancellationToken {
+        &self.removed
+    }
+
+    /// The connections to a peer at a URL; new ones when it has moved. Needs a runtime, which then carries them.
     pub(crate) fn get(&self, id: u64, url: &str) -> Arc<Peer> {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         let lane = || {
             let hello = Hello { cluster: self.cluster, from: self.this, to: id };
-            Lane::start(url.into(), hello, self.transport.clone())
+            Lane::start(url.into(), hello, self.transport.clone(), self.removed.clone())
         };
-        let make = || Arc::new(Peer { control: lane(), append: lane(), snapshot: lane(), forward: lane() });
-        peers.entry(id).or_insert_with(make).clone()
+        let make = || {
+            let url = url.into();
+            Arc::new(Peer { url, control: lane(), append: lane(), snapshot: lane(), forward: lane() })
+        };
+        match peers.get(&id) {
+            Some(peer) if peer.url == url => peer.clone(),
+            _ => {
+                let peer = make();
+                peers.insert(id, peer.clone());
+                peer
+            }
+        }
     }
 }
 
 impl RaftNetworkFactory<TypeConfig> for Peers {
     type Network = Link;
 
-    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Link {
-        Link { peer: self.get(target, &node.addr), heartbeats: false }
+    async fn new_client(&mut self, target: u64, node: &PeerNode) -> Link {
+        Link { peer: self.get(target, url(node)), heartbeats: false }
     }
 
-    async fn new_heartbeat_client(&mut self, target: u64, node: &BasicNode) -> Link {
-        Link { peer: self.get(target, &node.addr), heartbeats: true }
+    async fn new_heartbeat_client(&mut self, target: u64, node: &PeerNode) -> Link {
+        Link { peer: self.get(target, url(node)), heartbeats: true }
     }
+}
+
+fn url(node: &PeerNode) -> &str {
+    node.urls.first().map(String::as_str).unwrap_or_default()
 }
 
 /// openraft's client of one peer.

@@ -4,13 +4,13 @@
 //! answered by the reader itself, whatever else is going on; appends enter the group in the order they came.
 
 use super::{
-    Hello, Refusal, Reply, Request, Transport,
+    Hello, Refusal, Reply, Request, Roster, Transport,
     lane::{Frames, frame, framed, parse},
 };
 use crate::{
     codec,
     local::Local,
-    obituary,
+    members, obituary,
     snapshot::Spool,
     types::{Snapshot, SnapshotMeta, Vote},
 };
@@ -74,10 +74,11 @@ async fn connection(
     let first = frames.next().await.ok_or(io::ErrorKind::UnexpectedEof)??;
     let from = match greet(&parse(&first)?.1, local) {
         Ok(from) => from,
-        Err(text) => {
-            tracing::warn!("refused a peer: {text}");
-            let refusal = Reply::Refused(Refusal::Failed(text));
-            return frames.send(frame(0, &codec::encode(&refusal))).await;
+        Err(reply) => {
+            if let Reply::Refused(refusal) = &reply {
+                tracing::warn!(?refusal, "refused a peer");
+            }
+            return frames.send(frame(0, &codec::encode(&reply))).await;
         }
     };
     frames.send(frame(0, &codec::encode(&Reply::Done))).await?;
@@ -102,22 +103,31 @@ async fn connection(
     tokio::try_join!(writer, reader).map(|_| ())
 }
 
-fn greet(request: &Request, local: &Local) -> Result<u64, String> {
-    let Request::Hello(Hello { cluster, from, to }) = request else {
-        return Err("a peer did not greet first".into());
+/// Who calls, or what it is told instead. A member that this one has not heard of yet is let in: it may be the new
+/// leader from which this one is to hear of it.
+fn greet(request: &Request, local: &Local) -> Result<u64, Reply> {
+    let refused = |text: String| Err(Reply::Refused(Refusal::Failed(text)));
+    let Hello { cluster, from, to } = match request {
+        Request::Hello(hello) => hello,
+        Request::Roster => {
+            let members = members::known(&local.membership());
+            let members = members.into_iter().map(|member| (member.id, member.urls)).collect();
+            return Err(Reply::Roster(Roster { cluster: local.cluster, members }));
+        }
+        _ => return refused("a peer did not greet first".into()),
     };
     if *cluster != local.cluster {
-        return Err(format!(
+        return refused(format!(
             "cluster ID mismatch: a peer of cluster {cluster:x} called a member of cluster {:x}: its \
              --initial-cluster or --initial-cluster-token differs",
             local.cluster
         ));
     }
     if *to != local.id {
-        return Err(format!("member {from:x} meant member {to:x}, but this is {:x}", local.id));
+        return refused(format!("member {from:x} meant member {to:x}, but this is {:x}", local.id));
     }
-    if !local.peers.contains_key(from) {
-        return Err(format!("member {from:x} is not in --initial-cluster"));
+    if local.machine.is_removed(*from) {
+        return Err(Reply::Refused(Refusal::Removed));
     }
     Ok(*from)
 }
@@ -134,6 +144,10 @@ impl Session<'_> {
     async fn run(mut self, requests: &mut SplitStream<Frames>) -> io::Result<()> {
         while let Some(request) = requests.next().await {
             let (id, request) = parse(&request?)?;
+            if self.local.machine.is_removed(self.from) {
+                // It is told when it greets again.
+                return Err(io::Error::other(format!("member {:x} was removed", self.from)));
+            }
             self.handle(id, request).await;
         }
         Ok(())
