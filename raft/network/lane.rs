@@ -20,6 +20,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
+    runtime::Handle,
     sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior},
 };
@@ -57,10 +58,10 @@ struct Call {
 }
 
 impl Lane {
-    /// Starts the connection's task on this runtime. It connects when the first call comes.
-    pub(crate) fn start(url: String, hello: Hello, transport: Arc<Transport>) -> Self {
+    /// Starts the connection's task on a runtime. It connects when the first call comes.
+    pub(crate) fn start(url: String, hello: Hello, transport: Arc<Transport>, runtime: &Handle) -> Self {
         let (calls, queue) = mpsc::unbounded_channel();
-        tokio::spawn(Runner { url, hello, transport, queue }.run());
+        runtime.spawn(Runner { url, hello, transport, queue }.run());
         Self { calls }
     }
 
@@ -280,8 +281,8 @@ mod tests {
         // The system accepts for it, as it does for a process that is paused.
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", silent.local_addr().unwrap());
-        let lane =
-            Lane::start(url, Hello { cluster: 1, from: 1, to: 2 }, Arc::new(Transport::new(None).unwrap()));
+        let (hello, transport) = (Hello { cluster: 1, from: 1, to: 2 }, Transport::new(None).unwrap());
+        let lane = Lane::start(url, hello, Arc::new(transport), &Handle::current());
         let start = Instant::now();
         let over = tokio::time::sleep(Duration::from_millis(50));
         let done = lane.call_unless(&Request::Info, over).await;
