@@ -1,7 +1,9 @@
 //! openraft's handle to the state, and the thread behind it.
 //!
 //! Keeps true: one thread changes the state, in the log's order; openraft's own threads never touch the disk for
-//! it. After an error the thread takes nothing more and the member stops.
+//! it, nor wait until entries are applied: what openraft takes for applied is on its way here, boundedly much of it.
+//! What is applied in truth, [`Machine::applied`] tells. After an error the thread takes nothing more and the
+//! member stops.
 
 use crate::{
     machine::Machine,
@@ -20,31 +22,63 @@ use std::{
         mpsc::{Receiver, Sender},
     },
 };
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// Log entries applied in one batch, at most.
 const BATCH: usize = 512;
+/// Chunks of entries in line to be applied, at most.
+const BACKLOG: usize = 16;
+
+type Done = oneshot::Sender<io::Result<()>>;
+
+/// A log entry, and who waits for what comes of it.
+pub(crate) type Item = (Entry, Option<ApplyResponder<TypeConfig>>);
 
 /// What the one thread that changes the state is asked to do.
 pub(crate) enum Job {
-    Apply(Vec<(Entry, Option<ApplyResponder<TypeConfig>>)>, oneshot::Sender<io::Result<()>>),
-    Install(SnapshotMeta, SnapshotData, oneshot::Sender<io::Result<()>>),
+    Apply(Vec<Item>, OwnedSemaphorePermit),
+    Install(SnapshotMeta, SnapshotData, Done),
+    /// Only to tell that everything before it is done.
+    Barrier(Done),
 }
 
 /// The thread: does jobs until one fails.
 pub(crate) fn job_loop(machine: &Machine, jobs: &Receiver<Job>) {
-    while let Ok(job) = jobs.recv() {
-        let (result, done) = match job {
-            Job::Apply(entries, done) => (machine.apply(entries), done),
-            Job::Install(meta, data, done) => (machine.install(&meta, data), done),
+    let mut next = None;
+    while let Some(job) = next.take().or_else(|| jobs.recv().ok()) {
+        let result = match job {
+            Job::Apply(entries, _place) => {
+                let (entries, other) = gather(entries, jobs);
+                next = other;
+                machine.apply(entries)
+            }
+            Job::Install(meta, data, done) => answer(done, machine.install(&meta, data)),
+            Job::Barrier(done) => answer(done, Ok(())),
         };
-        let failed = result.is_err();
-        // Nobody waiting any more means that the group is shutting down.
-        let _ = done.send(result);
-        if failed {
+        if let Err(error) = result {
+            tracing::error!(%error, "the state cannot be written: this member stops");
+            machine.fail(&error);
             return;
         }
     }
+}
+
+/// What else is in line to be applied goes into the same batch. Returns the first job that does not fit, too.
+fn gather(mut entries: Vec<Item>, jobs: &Receiver<Job>) -> (Vec<Item>, Option<Job>) {
+    while let Ok(job) = jobs.try_recv() {
+        match job {
+            Job::Apply(more, _place) if entries.len() + more.len() <= BATCH => entries.extend(more),
+            other => return (entries, Some(other)),
+        }
+    }
+    (entries, None)
+}
+
+fn answer(done: Done, result: io::Result<()>) -> io::Result<()> {
+    let told = result.as_ref().copied().map_err(|error| io::Error::new(error.kind(), error.to_string()));
+    // Nobody waiting any more means that the group is shutting down.
+    let _ = done.send(told);
+    result
 }
 
 /// openraft's handle to the thread that changes the state.
@@ -52,20 +86,24 @@ pub(crate) fn job_loop(machine: &Machine, jobs: &Receiver<Job>) {
 pub(crate) struct Applier {
     machine: Arc<Machine>,
     jobs: Sender<Job>,
+    places: Arc<Semaphore>,
 }
 
 impl Applier {
     /// For a thread that takes these jobs.
     pub(crate) fn new(machine: Arc<Machine>, jobs: Sender<Job>) -> Self {
-        Self { machine, jobs }
+        Self { machine, jobs, places: Arc::new(Semaphore::new(BACKLOG)) }
     }
 
-    async fn job(&self, make: impl FnOnce(oneshot::Sender<io::Result<()>>) -> Job) -> io::Result<()> {
-        let stopped = || io::Error::other("the state's writer has stopped after an earlier error");
+    async fn job(&self, make: impl FnOnce(Done) -> Job) -> io::Result<()> {
         let (done, waiter) = oneshot::channel();
         self.jobs.send(make(done)).map_err(|_| stopped())?;
         waiter.await.map_err(|_| stopped())?
     }
+}
+
+fn stopped() -> io::Error {
+    io::Error::other("the state's writer has stopped after an earlier error")
 }
 
 impl RaftStateMachine<TypeConfig> for Applier {
@@ -73,6 +111,7 @@ impl RaftStateMachine<TypeConfig> for Applier {
     type SnapshotBuilder = Self;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, Membership)> {
+        self.job(Job::Barrier).await?;
         let saved = self.machine.saved();
         Ok((saved.applied, saved.membership))
     }
@@ -83,7 +122,8 @@ impl RaftStateMachine<TypeConfig> for Applier {
     {
         let mut chunks = entries.try_chunks(BATCH);
         while let Some(chunk) = chunks.try_next().await.map_err(|error| error.1)? {
-            self.job(|done| Job::Apply(chunk, done)).await?;
+            let place = self.places.clone().acquire_owned().await.map_err(io::Error::other)?;
+            self.jobs.send(Job::Apply(chunk, place)).map_err(|_| stopped())?;
         }
         Ok(())
     }
@@ -99,7 +139,9 @@ impl RaftStateMachine<TypeConfig> for Applier {
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
         let machine = self.machine.clone();
-        if !machine.has_snapshot()? {
+        let asked = machine.clone();
+        let has = tokio::task::spawn_blocking(move || asked.has_snapshot()).await;
+        if !has.map_err(io::Error::other).flatten()? {
             return Ok(None);
         }
         snapshot::live(machine).await.map(Some)
@@ -112,6 +154,8 @@ impl RaftSnapshotBuilder<TypeConfig> for Applier {
     /// The state on disk is itself the snapshot: it only has to be safe on the disk. Its bytes are read when they
     /// are sent.
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        // openraft expects everything in it that it takes for applied.
+        self.job(Job::Barrier).await?;
         let machine = self.machine.clone();
         let saved =
             tokio::task::spawn_blocking(move || machine.settle()).await.map_err(io::Error::other)??;

@@ -6,15 +6,15 @@
 
 use crate::{
     command::KeyValue,
+    keys::Keys,
     revision::{KeyRange, Revision},
 };
 use bytes::Bytes;
-use std::collections::BTreeMap;
 
 /// All keys with their history.
 #[derive(Default)]
 pub(crate) struct Index {
-    keys: BTreeMap<Bytes, History>,
+    keys: Keys,
 }
 
 /// What a key is now.
@@ -30,8 +30,19 @@ pub(crate) struct Live {
     pub(crate) lease: i64,
 }
 
+/// What a write did to a key.
+pub(crate) struct Written {
+    /// What the key was, if it was alive.
+    pub(crate) old: Option<Live>,
+    /// Where its value of before the write's revision lies.
+    pub(crate) before: Option<Revision>,
+    /// What it is now.
+    pub(crate) live: Live,
+}
+
+/// A key's changes.
 #[derive(Default)]
-struct History {
+pub(crate) struct History {
     /// In order; never empty while the key is in the index.
     points: Vec<Point>,
     live: Option<Live>,
@@ -44,8 +55,18 @@ struct Point {
 }
 
 impl History {
+    /// What the key is now, if it is alive.
+    pub(crate) fn live(&self) -> Option<Live> {
+        self.live
+    }
+
+    /// The revision of its newest change; 0 if it has none.
+    pub(crate) fn newest(&self) -> i64 {
+        self.points.last().map_or(0, |point| point.at.main)
+    }
+
     /// The last change that a reader at `main` sees, if it left the key alive.
-    fn at(&self, main: i64) -> Option<Revision> {
+    pub(crate) fn at(&self, main: i64) -> Option<Revision> {
         let seen = self.points.partition_point(|point| point.at.main <= main);
         self.points[..seen].last().filter(|point| !point.deletion).map(|point| point.at)
     }
@@ -91,38 +112,41 @@ impl Index {
     }
 
     /// The keys alive at a revision, in order, with where their values lie.
-    pub(crate) fn range<'a>(
-        &'a self,
-        range: &'a KeyRange,
-        main: i64,
-    ) -> impl Iterator<Item = (&'a Bytes, Revision)> + 'a {
-        let found = range.bounds().map(|bounds| self.keys.range::<[u8], _>(bounds));
-        found.into_iter().flatten().filter_map(move |(key, history)| Some((key, history.at(main)?)))
+    pub(crate) fn range(&self, range: &KeyRange, main: i64) -> impl Iterator<Item = (&Bytes, Revision)> {
+        self.keys.range(range).filter_map(move |(key, history)| Some((key, history.at(main)?)))
+    }
+
+    /// How many keys are alive at a revision.
+    pub(crate) fn count(&self, range: &KeyRange, main: i64) -> usize {
+        self.keys.count(range, main)
     }
 
     /// The keys alive now, in order.
-    pub(crate) fn alive<'a>(&'a self, range: &'a KeyRange) -> impl Iterator<Item = (&'a Bytes, Live)> + 'a {
-        let found = range.bounds().map(|bounds| self.keys.range::<[u8], _>(bounds));
-        found.into_iter().flatten().filter_map(|(key, history)| Some((key, history.live?)))
+    pub(crate) fn alive(&self, range: &KeyRange) -> impl Iterator<Item = (&Bytes, Live)> {
+        self.keys.range(range).filter_map(|(key, history)| Some((key, history.live?)))
     }
 
-    /// Writes a key; returns what it is now.
-    pub(crate) fn put(&mut self, key: &Bytes, at: Revision, lease: i64) -> Live {
-        let history = self.keys.entry(key.clone()).or_default();
-        let live = match history.live {
-            Some(old) => Live { modified: at, version: old.version + 1, lease, ..old },
-            None => Live { create: at.main, modified: at, version: 1, lease },
-        };
-        history.push(at, Some(live));
-        live
+    /// Writes a key; without a lease it keeps the one it has.
+    pub(crate) fn put(&mut self, key: &[u8], at: Revision, lease: Option<i64>) -> Written {
+        self.keys.change(key, at.main, |history| {
+            let (old, before) = (history.live, history.before(at));
+            let lease = lease.unwrap_or(old.map_or(0, |old| old.lease));
+            let live = match old {
+                Some(old) => Live { modified: at, version: old.version + 1, lease, ..old },
+                None => Live { create: at.main, modified: at, version: 1, lease },
+            };
+            history.push(at, Some(live));
+            Written { old, before, live }
+        })
     }
 
-    /// Deletes a key that is alive; returns what it was.
-    pub(crate) fn delete(&mut self, key: &[u8], at: Revision) -> Option<Live> {
-        let history = self.keys.get_mut(key)?;
-        let old = history.live?;
-        history.push(at, None);
-        Some(old)
+    /// Deletes a key that is in the index; returns where its value of before lies.
+    pub(crate) fn delete(&mut self, key: &[u8], at: Revision) -> Option<Revision> {
+        self.keys.change(key, at.main, |history| {
+            let before = history.before(at);
+            history.push(at, None);
+            before
+        })
     }
 
     /// Takes a record back from disk; records come in the order of their revisions.
@@ -133,13 +157,13 @@ impl Index {
             version: record.version,
             lease: record.lease,
         });
-        self.keys.entry(record.key.clone()).or_default().push(at, live);
+        self.keys.change(&record.key, at.main, |history| history.push(at, live));
     }
 
     /// Forgets what no reader at or after `main` can see; returns the revisions to remove from disk, in order.
     pub(crate) fn compact(&mut self, main: i64) -> Vec<Revision> {
         let mut removed = Vec::new();
-        self.keys.retain(|_, history| {
+        self.keys.retain(|history| {
             history.compact(main, &mut removed);
             !history.points.is_empty()
         });
@@ -159,11 +183,11 @@ mod tests {
     fn sample() -> Index {
         let mut index = Index::default();
         let (a, b) = (Bytes::from_static(b"a"), Bytes::from_static(b"b"));
-        index.put(&a, at(2), 0);
-        index.put(&b, at(3), 0);
-        index.put(&a, at(4), 0);
+        index.put(&a, at(2), None);
+        index.put(&b, at(3), None);
+        index.put(&a, at(4), None);
         index.delete(b"a", at(5));
-        index.put(&a, at(6), 9);
+        index.put(&a, at(6), Some(9));
         index
     }
 
@@ -203,5 +227,47 @@ mod tests {
         check(4, &[2]);
         check(5, &[2, 4]);
         check(6, &[2, 4, 5]);
+    }
+
+    /// Against counting one by one: keys that come in order and in disorder, deleted, written again, compacted.
+    #[test]
+    fn a_count_is_exact_at_every_revision() {
+        let mut index = Index::default();
+        let mut random = 1u64;
+        let mut draw = |below: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % below
+        };
+        let key = |number: u64| Bytes::from(format!("{number:05}"));
+        let mut compacted = 0;
+        for main in 2..6000 {
+            match draw(8) {
+                0 | 1 => _ = index.put(&key(10_000 + u64::try_from(main).unwrap()), at(main), None),
+                2..=5 => _ = index.put(&key(draw(2000)), at(main), None),
+                _ => {
+                    let key = key(draw(2000));
+                    if index.live(&key).is_some() {
+                        index.delete(&key, at(main));
+                    }
+                }
+            }
+            if main % 1500 == 0 {
+                compacted = main - 700;
+                index.compact(compacted);
+            }
+            if main % 50 == 0 {
+                let (start, end) = (key(draw(20_000)), key(draw(20_000)));
+                let reader = compacted.max(2)
+                    + i64::try_from(draw(1 + u64::try_from(main - compacted).unwrap())).unwrap();
+                for range in [KeyRange::new(&start, &end), KeyRange::new(&start, &Bytes::from_static(&[0]))] {
+                    for reader in [main, reader] {
+                        let expect = index.range(&range, reader).count();
+                        assert_eq!(index.count(&range, reader), expect, "{range:?} at {reader} of {main}");
+                    }
+                }
+            }
+        }
+        assert!(keys(&index, 6000).is_sorted());
+        assert!(keys(&index, 6000).len() > 2000);
     }
 }

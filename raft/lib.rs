@@ -11,6 +11,7 @@ mod engine;
 pub mod etcd;
 mod flags;
 mod index;
+mod keys;
 mod lease;
 mod local;
 mod log;

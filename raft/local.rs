@@ -5,7 +5,7 @@
 
 use crate::{
     command::Command,
-    lease::Deadlines,
+    lease::{Deadlines, Grant},
     machine::Machine,
     network::{Info, Refusal, Reply, Request},
     types::{Raft, TypeConfig},
@@ -16,12 +16,14 @@ use openraft::{
     raft::AppendEntriesResponse,
 };
 use std::{
+    io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
+use tokio::sync::Notify;
 
 /// This member.
 pub(crate) struct Local {
@@ -33,6 +35,8 @@ pub(crate) struct Local {
     pub(crate) raft: Raft,
     /// The state.
     pub(crate) machine: Arc<Machine>,
+    /// Told when a peer is given what it must wait to see applied.
+    awaited: Arc<Notify>,
     deadlines: Mutex<Deadlines>,
     started: Instant,
     /// Milliseconds since `started` at which the leader was last heard.
@@ -40,12 +44,19 @@ pub(crate) struct Local {
 }
 
 impl Local {
-    pub(crate) fn new(id: u64, cluster: u64, raft: Raft, machine: Arc<Machine>) -> Self {
+    pub(crate) fn new(
+        id: u64,
+        cluster: u64,
+        raft: Raft,
+        machine: Arc<Machine>,
+        awaited: Arc<Notify>,
+    ) -> Self {
         Self {
             id,
             cluster,
             raft,
             machine,
+            awaited,
             deadlines: Mutex::default(),
             started: Instant::now(),
             contact: AtomicU64::new(0),
@@ -85,19 +96,33 @@ impl Local {
             Request::Transfer(transfer) => {
                 self.raft.handle_transfer_leader(transfer).await.map_or_else(|e| failed(&e), Reply::Transfer)
             }
-            Request::Propose(command) => self.propose(command).await,
-            Request::ReadIndex => self.read_index().await.map_or_else(Reply::Refused, Reply::ReadIndex),
+            Request::Propose(command) => {
+                let reply = self.propose(command).await;
+                self.awaited.notify_waiters();
+                reply
+            }
+            Request::ReadIndex => {
+                let index = self.read_index().await;
+                self.awaited.notify_waiters();
+                index.map_or_else(Reply::Refused, Reply::ReadIndex)
+            }
             Request::KeepAlive(id) => self.keep_alive(id).await,
             Request::TimeToLive(id) => self.time_to_live(id).await,
             Request::Change(change) => self.change(change).await,
-            Request::Info => Reply::Info(self.info(from)),
+            Request::Info => self.info(from).await.map_or_else(|e| failed(&e), Reply::Info),
             _ => Reply::Refused(Refusal::Failed("unexpected request".into())),
         }
     }
 
-    fn info(&self, from: u64) -> Info {
-        let members = self.machine.members();
-        Info { known_instance: members.iter().find(|member| member.id == from).map(|member| member.instance) }
+    async fn info(&self, from: u64) -> io::Result<Info> {
+        let known_instance =
+            self.machine.look(move |state| state.members.get(&from).map(|member| member.instance)).await?;
+        Ok(Info { known_instance })
+    }
+
+    async fn grant(&self, lease: i64) -> Result<Grant, Refusal> {
+        let grant = self.machine.look(move |state| state.leases.get(&lease).map(|lease| lease.grant)).await;
+        grant.map_err(|error| Refusal::Failed(error.to_string()))?.ok_or(Refusal::LeaseNotFound)
     }
 
     /// Proposes a command here, if this member leads.
@@ -117,22 +142,28 @@ impl Local {
         }
     }
 
-    /// Makes sure that this member leads now and has applied what leaders before it began.
+    /// Returns when everything is applied here that a linearizable read must see, if this member leads.
+    pub(crate) async fn linearizable(&self) -> Result<(), Refusal> {
+        let index = self.read_index().await?;
+        self.machine.wait_applied(index).await;
+        Ok(())
+    }
+
+    /// As [`Local::linearizable`], if this member also knows by now that it leads.
     pub(crate) async fn confirm(&self) -> Result<(), Refusal> {
-        match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
-            Ok(_) if self.deadlines().leading() => Ok(()),
-            Ok(_) | Err(RaftError::APIError(_)) => Err(Refusal::NotLeader),
-            Err(RaftError::Fatal(fatal)) => Err(Refusal::Failed(fatal.to_string())),
-        }
+        self.linearizable().await?;
+        if self.deadlines().leading() { Ok(()) } else { Err(Refusal::NotLeader) }
     }
 
     /// Gives a lease its whole time again, if this member leads and the time is not over.
     pub(crate) async fn keep_alive(&self, id: i64) -> Reply {
-        if let Err(refusal) = self.confirm().await {
-            return Reply::Refused(refusal);
-        }
-        let Some(grant) = self.machine.grant(id) else {
-            return Reply::Refused(Refusal::LeaseNotFound);
+        let grant = match self.confirm().await {
+            Ok(()) => self.grant(id).await,
+            Err(refusal) => Err(refusal),
+        };
+        let grant = match grant {
+            Ok(grant) => grant,
+            Err(refusal) => return Reply::Refused(refusal),
         };
         if !self.deadlines().renew(id, grant, Instant::now()) {
             return Reply::Refused(Refusal::LeaseNotFound);
@@ -142,11 +173,13 @@ impl Local {
 
     /// How long a lease has left, if this member leads.
     pub(crate) async fn time_to_live(&self, id: i64) -> Reply {
-        if let Err(refusal) = self.confirm().await {
-            return Reply::Refused(refusal);
-        }
-        let Some(grant) = self.machine.grant(id) else {
-            return Reply::Refused(Refusal::LeaseNotFound);
+        let grant = match self.confirm().await {
+            Ok(()) => self.grant(id).await,
+            Err(refusal) => Err(refusal),
+        };
+        let grant = match grant {
+            Ok(grant) => grant,
+            Err(refusal) => return Reply::Refused(refusal),
         };
         let remaining = self.deadlines().remaining(id, grant, Instant::now());
         Reply::Lease { remaining, granted: grant.ttl }

@@ -4,7 +4,7 @@
 //! and nothing is acknowledged before one fsync that covers it, shared by all that waits (group commit). After a
 //! failed write nothing is written any more: which bytes are on disk is unknown then, and the member stops. At the
 //! start the log must be contiguous. The newest entries stay in memory, bounded, so that replication and applying
-//! read no disk.
+//! rarely read the disk; when they do, it is on a thread that may block.
 
 use crate::{
     codec,
@@ -23,7 +23,7 @@ use std::{
     ops::{Bound, RangeBounds},
     path::Path,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         mpsc::{self, Receiver, Sender},
     },
     time::Instant,
@@ -53,14 +53,15 @@ pub(crate) struct Log {
 struct Shared {
     engine: Engine,
     tail: RwLock<Tail>,
+    /// What is committed, as long as no append has taken it along: it spares a restart some work, no more.
+    committed: Mutex<Option<LogId>>,
     fsync: Box<dyn Fn(std::time::Duration) + Send + Sync>,
 }
 
 /// One thing to be written, and who waits for it.
 enum Write {
-    Append { entries: Vec<(u64, Vec<u8>)>, done: IOFlushed<TypeConfig> },
+    Append { entries: Vec<(u64, Vec<u8>)>, committed: Option<LogId>, done: IOFlushed<TypeConfig> },
     Vote { vote: Vec<u8>, done: Done },
-    Committed(Vec<u8>),
     Barrier(Done),
     Truncate { from: u64, done: Done },
     Purge { upto: LogId, done: Done },
@@ -75,7 +76,12 @@ impl Log {
         fsync: impl Fn(std::time::Duration) + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let engine = Engine::open(path, &[META, LOG], true)?;
-        let shared = Arc::new(Shared { tail: RwLock::default(), engine, fsync: Box::new(fsync) });
+        let shared = Arc::new(Shared {
+            tail: RwLock::default(),
+            committed: Mutex::default(),
+            engine,
+            fsync: Box::new(fsync),
+        });
         check(&shared.engine)?;
         let (writer, queue) = mpsc::channel();
         let thread = shared.clone();
@@ -163,15 +169,17 @@ fn write_group(shared: &Shared, group: &[Write]) -> io::Result<()> {
     let mut batch = shared.engine.batch();
     let mut sync = false;
     for write in group {
-        sync |= !matches!(write, Write::Committed(_) | Write::Barrier(_));
+        sync |= !matches!(write, Write::Barrier(_));
         match write {
-            Write::Append { entries, .. } => {
+            Write::Append { entries, committed, .. } => {
                 for (index, bytes) in entries {
                     batch.put(LOG, &index.to_be_bytes(), bytes)?;
                 }
+                if let Some(committed) = committed {
+                    batch.put(META, COMMITTED, &codec::encode(&Some(committed)))?;
+                }
             }
             Write::Vote { vote, .. } => batch.put(META, VOTE, vote)?,
-            Write::Committed(committed) => batch.put(META, COMMITTED, committed)?,
             Write::Barrier(_) => {}
             Write::Truncate { from, .. } => {
                 batch.delete_range(LOG, &from.to_be_bytes(), &u64::MAX.to_be_bytes())?;
@@ -197,7 +205,7 @@ fn acknowledge(shared: &Shared, write: Write, result: &io::Result<()>) {
         Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
     };
     match write {
-        Write::Append { entries, done } => {
+        Write::Append { entries, done, .. } => {
             if let Some((last, _)) = entries.last() {
                 shared.tail().written(*last);
             }
@@ -210,7 +218,6 @@ fn acknowledge(shared: &Shared, write: Write, result: &io::Result<()>) {
             // Nobody waiting any more is no reason to stop.
             let _ = done.send(result());
         }
-        Write::Committed(_) => {}
     }
 }
 
@@ -284,6 +291,15 @@ impl Shared {
         self.tail.write().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn committed(&self) -> MutexGuard<'_, Option<LogId>> {
+        self.committed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The entries of `[from, to)`, if the disk is not needed for them.
+    fn read_tail(&self, from: u64, to: u64, limit: usize) -> Option<Vec<Entry>> {
+        self.tail.read().unwrap_or_else(PoisonError::into_inner).read(from, to, limit)
+    }
+
     /// The entries of `[from, to)`. What is not in the tail is on disk; what is not yet on disk is in the tail.
     fn read(&self, from: u64, to: u64, limit: usize) -> io::Result<Vec<Entry>> {
         let (first, newest) = {
@@ -330,17 +346,29 @@ fn half_open(range: &impl RangeBounds<u64>) -> (u64, u64) {
     (from, to)
 }
 
+impl Log {
+    /// The threads that openraft runs on do not wait for the disk.
+    async fn read(&self, from: u64, to: u64, limit: usize) -> io::Result<Vec<Entry>> {
+        if let Some(entries) = self.shared.read_tail(from, to, limit) {
+            return Ok(entries);
+        }
+        let shared = self.shared.clone();
+        let read = tokio::task::spawn_blocking(move || shared.read(from, to, limit)).await;
+        read.map_err(io::Error::other).flatten()
+    }
+}
+
 impl RaftLogReader<TypeConfig> for Log {
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + Send>(
         &mut self,
         range: RB,
     ) -> io::Result<Vec<Entry>> {
         let (from, to) = half_open(&range);
-        self.shared.read(from, to, usize::MAX)
+        self.read(from, to, usize::MAX).await
     }
 
     async fn limited_get_log_entries(&mut self, from: u64, to: u64) -> io::Result<Vec<Entry>> {
-        self.shared.read(from, to, READ_BYTES)
+        self.read(from, to, READ_BYTES).await
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
@@ -365,11 +393,15 @@ impl RaftLogStorage<TypeConfig> for Log {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
-        self.send(Write::Committed(codec::encode(&committed)))
+        *self.shared.committed() = committed;
+        Ok(())
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
         self.wait(Write::Barrier).await?;
+        if let Some(committed) = *self.shared.committed() {
+            return Ok(Some(committed));
+        }
         Ok(self.read_meta::<Option<LogId>>(COMMITTED)?.flatten())
     }
 
@@ -388,7 +420,9 @@ impl RaftLogStorage<TypeConfig> for Log {
                 records.push((index, bytes));
             }
         }
-        self.send(Write::Append { entries: records, done })
+        // Taken along with what is written anyway: a write of its own would wake the writer for each commit.
+        let committed = self.shared.committed().take();
+        self.send(Write::Append { entries: records, committed, done })
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {

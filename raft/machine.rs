@@ -6,7 +6,7 @@
 //! is `mvcc.rs`; moving the state to another member is `snapshot.rs`.
 
 use crate::{
-    applier::{self, Applier},
+    applier::{self, Applier, Item},
     codec,
     command::{Alarm, Fault, KeyValue, Member, Outcome, Range, RangeResult, Response},
     engine::{Batch, Engine, View},
@@ -15,17 +15,17 @@ use crate::{
     query,
     revision::Revision,
     snapshot::{self, SnapshotData},
-    types::{Entry, LogId, Membership, SnapshotMeta, TypeConfig},
+    types::{Entry, LogId, Membership, SnapshotMeta},
     watch::Hub,
 };
-use openraft::{EntryPayload, entry::RaftEntry, storage::ApplyResponder};
+use openraft::{EntryPayload, entry::RaftEntry};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeSet,
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         mpsc::{self, Receiver, Sender},
     },
 };
@@ -86,6 +86,8 @@ pub(crate) struct Machine {
     /// Where snapshots of other members are received.
     pub(crate) spool: PathBuf,
     scrub: Sender<Scrub>,
+    /// Why nothing is applied any more.
+    failure: OnceLock<String>,
 }
 
 /// Records to remove, and who waits until all asked for before are removed.
@@ -151,6 +153,7 @@ impl Machine {
             inner: RwLock::new(inner),
             spool,
             scrub,
+            failure: OnceLock::new(),
         });
         std::thread::Builder::new().name("scrub".into()).spawn(move || scrub_loop(&engine, &queue))?;
         machine.scrub(garbage);
@@ -188,14 +191,32 @@ impl Machine {
         self.inner.try_read().is_ok()
     }
 
+    /// Remembers that nothing can be applied any more.
+    pub(crate) fn fail(&self, error: &io::Error) {
+        // The first error is the reason for all others.
+        let _ = self.failure.set(error.to_string());
+    }
+
+    /// Why nothing is applied any more.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
+    }
+
+    /// Waits until an entry is applied.
+    pub(crate) async fn wait_applied(&self, index: u64) {
+        let mut applied = self.applied.subscribe();
+        // The sender lives as long as this.
+        let _ = applied.wait_for(|applied| *applied >= index).await;
+    }
+
     /// The newest changes.
     pub(crate) fn hub(&self) -> &Hub {
         &self.hub
     }
 
-    /// Follows the index of the last entry applied.
-    pub(crate) fn applied(&self) -> watch::Receiver<u64> {
-        self.applied.subscribe()
+    /// The index of the last entry applied.
+    pub(crate) fn applied(&self) -> u64 {
+        *self.applied.borrow()
     }
 
     /// The store's revision.
@@ -267,9 +288,16 @@ impl Machine {
         self.read().state.leases.get(&id).cloned()
     }
 
-    /// What was granted to a lease.
-    pub(crate) fn grant(&self, id: i64) -> Option<Grant> {
-        self.read().state.leases.get(&id).map(|lease| lease.grant)
+    /// Looks at the state; if it is being changed now, on a thread that may wait.
+    pub(crate) async fn look<T: Send + 'static>(
+        self: &Arc<Self>,
+        look: impl FnOnce(&State) -> T + Send + 'static,
+    ) -> io::Result<T> {
+        if let Ok(inner) = self.inner.try_read() {
+            return Ok(look(&inner.state));
+        }
+        let machine = self.clone();
+        tokio::task::spawn_blocking(move || look(&machine.read().state)).await.map_err(io::Error::other)
     }
 
     /// The members that have told who they are.
@@ -328,7 +356,7 @@ impl Machine {
     }
 
     /// Applies log entries in one atomic batch, and answers those who wait for them.
-    pub(crate) fn apply(&self, entries: Vec<(Entry, Option<ApplyResponder<TypeConfig>>)>) -> io::Result<()> {
+    pub(crate) fn apply(&self, entries: Vec<Item>) -> io::Result<()> {
         let mut inner = self.write();
         let mut effects = Effects::default();
         let mut replies = Vec::new();

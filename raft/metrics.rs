@@ -89,7 +89,7 @@ fn registry(member: &Member) -> Registry {
     gauge(
         "etcd_server_proposals_applied_total",
         "Last entry applied",
-        number(raft.last_applied.map_or(0, |id| id.index)),
+        number(member.node.local.machine.applied()),
     );
     gauge(
         "etcd_server_proposals_committed_total",

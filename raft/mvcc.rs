@@ -9,7 +9,7 @@ use crate::{
     command::{
         Alarm, AlarmKind, Command, Delete, Fault, KeyValue, Member, Op, Outcome, Put, Range, Response, Txn,
     },
-    index::{Index, Live},
+    index::{Index, Live, Written},
     lease::{self, Grant, Lease, Leases},
     query::{check_revision_in_txn, find, holds},
     revision::{KeyRange, Revision},
@@ -234,23 +234,19 @@ impl Write<'_> {
     }
 
     fn put(&mut self, put: &Put) -> Result<Response, Stop> {
-        let old = self.state.index.live(&put.key);
-        let old_kv = match old {
-            Some(live) if put.prev_kv || put.ignore_value => self.load(live.modified)?,
-            _ => None,
-        };
-        let old_lease = old.map_or(0, |live| live.lease);
-        let lease = if put.ignore_lease { old_lease } else { put.lease };
+        let wanted = put.prev_kv || put.ignore_value;
+        let old = if wanted { self.state.index.live(&put.key) } else { None };
+        let old_kv = old.map_or(Ok(None), |live| self.load(live.modified))?;
         let value = match &old_kv {
             Some(kv) if put.ignore_value => kv.value.clone(),
             _ => put.value.clone(),
         };
         let at = self.next();
-        let before = self.state.index.before(&put.key, at);
-        let live = self.state.index.put(&put.key, at, lease);
+        let lease = (!put.ignore_lease).then_some(put.lease);
+        let Written { old, before, live } = self.state.index.put(&put.key, at, lease);
         // What a revision creates replaces nothing, also when the same revision deleted it before.
         let before = before.filter(|_| live.create < at.main);
-        lease::attach(&mut self.state.leases, &put.key, old_lease, lease);
+        lease::attach(&mut self.state.leases, &put.key, old.map_or(0, |old| old.lease), live.lease);
         self.record(at, key_value(&put.key, live, value), before);
         let prev = old_kv.filter(|_| put.prev_kv).map(|kv| KeyValue::clone(&kv));
         Ok(Response::Put(prev))
@@ -274,8 +270,7 @@ impl Write<'_> {
 
     fn delete_key(&mut self, key: &Bytes, live: Live) {
         let at = self.next();
-        let before = self.state.index.before(key, at);
-        self.state.index.delete(key, at);
+        let before = self.state.index.delete(key, at);
         lease::attach(&mut self.state.leases, key, live.lease, 0);
         let kv = KeyValue { key: key.clone(), modified: at.main, ..KeyValue::default() };
         self.record(at, kv, before);

@@ -105,6 +105,10 @@ impl Node {
                 self.leader.send_replace(None);
                 return fatal.to_string();
             }
+            if let Some(failure) = self.local.machine.failure() {
+                self.leader.send_replace(None);
+                return failure.to_owned();
+            }
             if self.local.machine.is_removed(self.local.id) {
                 self.peers.removed().cancel();
             }
@@ -140,7 +144,7 @@ impl Node {
             }
             while !waiters.is_empty() {
                 if let Some(index) = self.read_index().await {
-                    self.wait_applied(index).await;
+                    self.local.machine.wait_applied(index).await;
                     for waiter in waiters.drain(..) {
                         // A reader that is gone does not mind.
                         let _ = waiter.send(());
@@ -165,12 +169,6 @@ impl Node {
             }
         };
         timeout(Duration::from_secs(1), asked).await.ok().flatten()
-    }
-
-    async fn wait_applied(&self, index: u64) {
-        let mut applied = self.local.machine.applied();
-        // The sender lives as long as this.
-        let _ = applied.wait_for(|applied| *applied >= index).await;
     }
 
     async fn end_leases(&self) {
@@ -214,8 +212,9 @@ impl Node {
 
     /// Whether this member leads and has applied everything of earlier leaders.
     async fn confirmed(&self) -> bool {
-        let confirmed = self.local.raft.ensure_linearizable(openraft::ReadPolicy::ReadIndex);
-        timeout(Duration::from_secs(1), confirmed).await.is_ok_and(|confirmed| confirmed.is_ok())
+        timeout(Duration::from_secs(1), self.local.linearizable())
+            .await
+            .is_ok_and(|confirmed| confirmed.is_ok())
     }
 
     async fn forward(&self, leader: u64, request: Request) -> Result<Reply, LaneError> {
@@ -266,7 +265,7 @@ impl Node {
             (Reply::Proposed { index, outcome }, here) => {
                 if !here {
                     // The client may read its own write here at once. It is done either way.
-                    let _ = timeout(self.timeout, self.wait_applied(index)).await;
+                    let _ = timeout(self.timeout, self.local.machine.wait_applied(index)).await;
                 }
                 Ok(outcome)
             }

@@ -135,16 +135,11 @@ pub(crate) fn find(index: &Index, query: &Range, at: i64) -> Found {
         }
         _ => usize::MAX,
     };
-    let mut places = Vec::new();
-    let mut count = 0;
-    for (_, place) in index.range(&range, at) {
-        count += 1;
-        if places.len() < collect {
-            places.push(place);
-        }
-    }
-    let more = !query.count_only && places.len() < usize::try_from(count).unwrap_or(usize::MAX);
-    Found { places, count, more }
+    let places: Vec<Revision> = index.range(&range, at).map(|(_, place)| place).take(collect).collect();
+    // Fewer than the limit are all there are.
+    let count = if places.len() < collect { places.len() } else { index.count(&range, at) };
+    let more = !query.count_only && places.len() < count;
+    Found { places, count: i64::try_from(count).unwrap_or(i64::MAX), more }
 }
 
 fn limit(query: &Range) -> Option<usize> {

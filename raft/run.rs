@@ -1,7 +1,7 @@
 //! One member from start to stop.
 //!
 //! Keeps true: a member takes part only with a data directory that is its own and whole; a member whose disk was
-//! lost does not come back under its old number; openraft, its timers and the peers' connections run on threads of their own,
+//! lost does not come back under its old number; openraft, its timers and the peers' connections run on a thread of their own,
 //! so that no client's request delays a heartbeat; a leader that is stopped hands over first.
 
 use crate::{
@@ -26,7 +26,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::{net::TcpListener, runtime::Runtime, time::timeout};
+use tokio::{net::TcpListener, runtime::Runtime, task::JoinSet, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long all other members are waited for before the first start goes on with those that answer.
@@ -108,13 +108,14 @@ struct Identity {
     instance: u64,
 }
 
-/// Threads of their own for the group. Dropped without waiting for tasks.
+/// A thread of its own for the group: one, for each hand-over between two costs more than the work handed over.
+/// Nothing that runs on it waits for a disk or for the state's lock. Dropped without waiting for tasks.
 struct Threads(Option<Runtime>);
 
 impl Threads {
     fn new() -> io::Result<Self> {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
-        Ok(Self(Some(builder.worker_threads(2).thread_name("raft").enable_all().build()?)))
+        Ok(Self(Some(builder.worker_threads(1).thread_name("raft").enable_all().build()?)))
     }
 
     async fn run<T: Send + 'static>(
@@ -166,25 +167,26 @@ async fn member(flags: Flags, stop: CancellationToken) -> Result<(), Error> {
         .map_err(|error| Error::Stopped(error.to_string()))??;
 
     let threads = Threads::new().map_err(disk)?;
-    let peers = Peers::new(config.cluster, config.id, transport.clone());
+    let runtime = threads.0.as_ref().expect("there until dropped").handle().clone();
+    let peers = Peers::new(config.cluster, config.id, transport.clone(), runtime.clone());
     let (raft_config, factory) = (raft_config(&config)?, peers.clone());
     let id = config.id;
     let started = threads.run(async move { Raft::new(id, raft_config, factory, log, applier).await });
     let raft = started.await?.map_err(|error| Error::Stopped(error.to_string()))?;
-    let local = Arc::new(Local::new(id, config.cluster, raft, machine));
+    let local = Arc::new(Local::new(id, config.cluster, raft, machine, peers.awaited.clone()));
     let removed = peers.removed().clone();
     let (node, reads) = Node::new(local.clone(), peers, config.request_timeout());
 
     let inside = CancellationToken::new();
     let _stopping = inside.clone().drop_guard();
     let tasks = TaskTracker::new();
-    let runtime = threads.0.as_ref().expect("there until dropped").handle().clone();
     for listener in peer_listeners {
         let serve = network::serve(listener, transport.clone(), local.clone(), inside.clone());
         tasks.spawn_on(serve, &runtime);
     }
-    let running = node.clone().run(reads, config.election());
-    let group = tasks.spawn_on(running, &runtime);
+    // Ends with this future, however that ends.
+    let mut group = JoinSet::new();
+    group.spawn(node.clone().run(reads, config.election()));
     let member = etcd::Member::new(config.clone(), node.clone(), metrics, inside.clone());
     for listener in metrics_listeners {
         tasks.spawn(serve::http(listener, crate::metrics::router(member.clone()), inside.clone()));
@@ -202,7 +204,9 @@ async fn member(flags: Flags, stop: CancellationToken) -> Result<(), Error> {
     tokio::select! {
         () = stop.cancelled() => leave(&node, &inside, &tasks).await,
         () = removed.cancelled() => Err(Error::Removed { path: path.clone() }),
-        ended = group => Err(Error::Stopped(ended.unwrap_or_else(|error| error.to_string()))),
+        Some(ended) = group.join_next() => {
+            Err(Error::Stopped(ended.unwrap_or_else(|error| error.to_string())))
+        }
         served = serving => served,
         () = compact(&config, &node) => Ok(()),
     }

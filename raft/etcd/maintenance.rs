@@ -59,7 +59,7 @@ impl Member {
             leader: leader.unwrap_or_default(),
             raft_index: metrics.last_log_index.unwrap_or_default(),
             raft_term: metrics.current_term,
-            raft_applied_index: metrics.last_applied.map_or(0, |id| id.index),
+            raft_applied_index: self.node.local.machine.applied(),
             errors,
             db_size_in_use: i64::try_from(used).unwrap_or(i64::MAX),
             is_learner: false,

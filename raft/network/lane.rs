@@ -20,6 +20,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
+    runtime::Handle,
     sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior},
 };
@@ -60,7 +61,7 @@ struct Call {
 }
 
 impl Lane {
-    /// Starts the connection's task on this runtime. It connects when the first call comes.
+    /// Starts the connection's task on a runtime. It connects when the first call comes.
     ///
     /// `removed` is cancelled when the peer says that this member is none any more.
     pub(crate) fn start(
@@ -68,9 +69,10 @@ impl Lane {
         hello: Hello,
         transport: Arc<Transport>,
         removed: CancellationToken,
+        runtime: &Handle,
     ) -> Self {
         let (calls, queue) = mpsc::unbounded_channel();
-        tokio::spawn(Runner { url, hello, transport, removed, queue }.run());
+        runtime.spawn(Runner { url, hello, transport, removed, queue }.run());
         Self { calls }
     }
 
@@ -307,8 +309,9 @@ mod tests {
         // The system accepts for it, as it does for a process that is paused.
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", silent.local_addr().unwrap());
-        let hello = Hello { cluster: 1, from: 1, to: 2 };
-        let lane = Lane::start(url, hello, Arc::new(Transport::new(None).unwrap()), CancellationToken::new());
+        let (hello, transport) = (Hello { cluster: 1, from: 1, to: 2 }, Transport::new(None).unwrap());
+        let removed = CancellationToken::new();
+        let lane = Lane::start(url, hello, Arc::new(transport), removed, &Handle::current());
         let start = Instant::now();
         let over = tokio::time::sleep(Duration::from_millis(50));
         let done = lane.call_unless(&Request::Info, over).await;

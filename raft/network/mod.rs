@@ -33,11 +33,15 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
+use tokio::{runtime::Handle, sync::Notify};
 use tokio_util::sync::CancellationToken;
 
 /// Append requests under way to one follower.
 const PIPELINE: usize = 32;
+/// How long a follower may be left untold of what is committed, when nothing else is to be sent to it.
+const HOLD: Duration = Duration::from_millis(1);
 
 /// The first message of a connection: both sides must mean the same cluster and member.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -55,7 +59,7 @@ pub(crate) struct Hello {
 pub(crate) enum Request {
     Hello(Hello),
     Ping,
-    Append(AppendEntriesRequest<TypeConfig>),
+    Append(Append),
     Vote(VoteRequest<TypeConfig>),
     PreVote(VoteRequest<TypeConfig>),
     Transfer(TransferLeaderRequest<TypeConfig>),
@@ -147,14 +151,18 @@ pub(crate) struct Peers {
     cluster: u64,
     this: u64,
     transport: Arc<Transport>,
+    runtime: Handle,
     peers: Arc<Mutex<BTreeMap<u64, Arc<Peer>>>>,
     removed: CancellationToken,
+    /// Somebody at a follower waits for what is committed.
+    pub(crate) awaited: Arc<Notify>,
 }
 
 impl Peers {
-    /// For this member of this cluster. Connections are made when they are first used.
-    pub(crate) fn new(cluster: u64, this: u64, transport: Arc<Transport>) -> Self {
-        Self { cluster, this, transport, peers: Arc::default(), removed: CancellationToken::new() }
+    /// For this member of this cluster. Connections are made when they are first used, and carried by `runtime`.
+    pub(crate) fn new(cluster: u64, this: u64, transport: Arc<Transport>, runtime: Handle) -> Self {
+        let (peers, removed, awaited) = (Arc::default(), CancellationToken::new(), Arc::default());
+        Self { cluster, this, transport, runtime, peers, removed, awaited }
     }
 
     /// Cancelled when another member has said that this one is no member any more.
@@ -162,12 +170,12 @@ impl Peers {
         &self.removed
     }
 
-    /// The connections to a peer at a URL; new ones when it has moved. Needs a runtime, which then carries them.
+    /// The connections to a peer at a URL; new ones when it has moved.
     pub(crate) fn get(&self, id: u64, url: &str) -> Arc<Peer> {
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         let lane = || {
             let hello = Hello { cluster: self.cluster, from: self.this, to: id };
-            Lane::start(url.into(), hello, self.transport.clone(), self.removed.clone())
+            Lane::start(url.into(), hello, self.transport.clone(), self.removed.clone(), &self.runtime)
         };
         let make = || {
             let url = url.into();
@@ -188,11 +196,11 @@ impl RaftNetworkFactory<TypeConfig> for Peers {
     type Network = Link;
 
     async fn new_client(&mut self, target: u64, node: &PeerNode) -> Link {
-        Link { peer: self.get(target, url(node)), heartbeats: false }
+        Link { peer: self.get(target, url(node)), awaited: self.awaited.clone(), heartbeats: false }
     }
 
     async fn new_heartbeat_client(&mut self, target: u64, node: &PeerNode) -> Link {
-        Link { peer: self.get(target, url(node)), heartbeats: true }
+        Link { peer: self.get(target, url(node)), awaited: self.awaited.clone(), heartbeats: true }
     }
 }
 
@@ -203,9 +211,11 @@ fn url(node: &PeerNode) -> &str {
 /// openraft's client of one peer.
 pub(crate) struct Link {
     peer: Arc<Peer>,
+    awaited: Arc<Notify>,
     heartbeats: bool,
 }
 
+type Append = AppendEntriesRequest<TypeConfig>;
 type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
 
 fn rpc_error(error: LaneError) -> RPCError<TypeConfig> {
@@ -248,6 +258,39 @@ impl Link {
     }
 }
 
+/// Leaves out a request that only tells what is committed if the next one, which tells it as well, follows within
+/// [`HOLD`], unless somebody waits for it. openraft takes the reply to the next one for both.
+fn thinned<S>(input: S, awaited: Arc<Notify>) -> impl Stream<Item = Append> + Send
+where
+    S: Stream<Item = Append> + Send + Unpin + 'static,
+{
+    stream::unfold((input.fuse(), awaited), |(mut input, awaited)| async move {
+        let mut request = input.next().await?;
+        if !request.entries.is_empty() {
+            return Some((request, (input, awaited)));
+        }
+        let asked = awaited.clone();
+        let over = async {
+            tokio::select! {
+                () = asked.notified() => {}
+                () = tokio::time::sleep(HOLD) => {}
+            }
+        };
+        let mut over = std::pin::pin!(over);
+        while request.entries.is_empty() {
+            tokio::select! {
+                biased;
+                next = input.next() => match next {
+                    Some(next) => request = next,
+                    None => break,
+                },
+                () = &mut over => break,
+            }
+        }
+        Some((request, (input, awaited)))
+    })
+}
+
 fn done(reply: Result<Reply, LaneError>) -> RpcResult<()> {
     match reply.map_err(rpc_error)? {
         Reply::Done => Ok(()),
@@ -260,7 +303,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
 
     async fn append_entries(
         &mut self,
-        request: AppendEntriesRequest<TypeConfig>,
+        request: Append,
         _: RPCOption,
     ) -> RpcResult<AppendEntriesResponse<TypeConfig>> {
         call!(self.bulk(), Request::Append(request), Reply::Append)
@@ -275,11 +318,13 @@ impl RaftNetworkV2<TypeConfig> for Link {
         RpcResult<stream::BoxStream<'s, RpcResult<StreamAppendResult<TypeConfig>>>>,
     >
     where
-        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+        S: Stream<Item = Append> + Send + Unpin + 'static,
     {
         let lane = self.bulk().clone();
         // Each request is written to the lane, in order, when it is taken from the input; the replies come back in
         // the same order.
+        let input: stream::BoxStream<'s, _> =
+            if self.heartbeats { input.boxed() } else { thinned(input, self.awaited.clone()).boxed() };
         let replies = input.map(move |request| {
             let prev = request.prev_log_id;
             let last = request.entries.last().map(|entry| entry.log_id).or(prev);

@@ -20,6 +20,7 @@ use std::{io, pin::pin, sync::Arc, task::Poll, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
+    task::block_in_place,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -158,7 +159,7 @@ impl Session<'_> {
         match request {
             Request::Ping | Request::Hello(_) => self.reply(id, &Reply::Done).await,
             Request::SnapshotBegin => {
-                let begun = Spool::new(&local.machine.spool);
+                let begun = block_in_place(|| Spool::new(&local.machine.spool));
                 let reply = self.spooled(begun);
                 self.reply(id, &reply).await;
             }
@@ -210,7 +211,7 @@ impl Session<'_> {
     }
 
     fn chunk(&mut self, chunk: &[u8]) -> Reply {
-        match self.spool.as_mut().map(|spool| spool.add(chunk)) {
+        match self.spool.as_mut().map(|spool| block_in_place(|| spool.add(chunk))) {
             Some(Ok(())) => Reply::Done,
             Some(Err(error)) => failed(&error),
             None => Reply::Refused(Refusal::Failed("a snapshot's chunk before its beginning".into())),

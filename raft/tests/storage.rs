@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     command::{Command, Put},
     log::Log,
+    types::TypeConfig,
 };
 use openraft::{
     RaftLogReader, RaftSnapshotBuilder, StorageError,
