@@ -75,7 +75,10 @@ fn gather(mut entries: Vec<Item>, jobs: &Receiver<Job>) -> (Vec<Item>, Option<Jo
 }
 
 fn answer(done: Done, result: io::Result<()>) -> io::Result<()> {
-    let told = result.as_ref().copied().map_err(|error| io::Error::new(error.kind(), error.to_string()));
+    let told = match &result {
+        Ok(()) => Ok(()),
+        Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+    };
     // Nobody waiting any more means that the group is shutting down.
     let _ = done.send(told);
     result
