@@ -36,6 +36,10 @@ pub struct Flags {
     /// `new`, or `existing` for a member that was added to a cluster that is there (`etcdctl member add`).
     #[arg(long, default_value = "new", value_parser = ["new", "existing"])]
     pub initial_cluster_state: String,
+    /// Makes this member the only one of its cluster, when the others are lost for good and too few are left to
+    /// agree. They must never run again. For one start only.
+    #[arg(long)]
+    pub force_new_cluster: bool,
     /// Tells apart clusters that have the same members.
     #[arg(long, default_value = "etcd-cluster")]
     pub initial_cluster_token: String,

@@ -9,7 +9,7 @@
 use crate::{
     codec,
     engine::Engine,
-    types::{Entry, LogId, TypeConfig, Vote},
+    types::{Entry, LogId, PeerNode, TypeConfig, Vote},
 };
 use openraft::{
     RaftLogReader,
@@ -17,7 +17,7 @@ use openraft::{
     storage::{IOFlushed, LogState, RaftLogStorage},
 };
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt::Debug,
     io,
     ops::{Bound, RangeBounds},
@@ -94,6 +94,17 @@ impl Log {
         let last = self.shared.engine.last(LOG)?;
         let last = last.map(|(_, bytes)| codec::decode::<Entry>(&bytes)).transpose()?;
         Ok(last.map(|entry| entry.log_id()).max(self.purged()?))
+    }
+
+    /// Adds an entry after the last one that makes a member the only one. Only before the group is started.
+    pub(crate) fn force(&self, last: LogId, id: u64, node: PeerNode) -> io::Result<()> {
+        let alone = openraft::Membership::new(vec![BTreeSet::from([id])], BTreeMap::from([(id, node)]));
+        let at = LogId::new(last.leader_id, last.index + 1);
+        let entry = Entry::new_membership(at, alone.map_err(io::Error::other)?);
+        let mut batch = self.shared.engine.batch();
+        batch.put(LOG, &at.index.to_be_bytes(), &codec::encode(&entry))?;
+        batch.write()?;
+        self.shared.engine.flush(true)
     }
 
     fn purged(&self) -> io::Result<Option<LogId>> {

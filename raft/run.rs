@@ -89,6 +89,12 @@ pub enum Error {
         /// The member's own URLs.
         urls: Vec<String>,
     },
+    /// There is nothing of which a new cluster could be made.
+    #[error("--force-new-cluster: the data directory {} holds no log: give it the directory of a member that was there", path.display())]
+    NothingToForce {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The others have removed this member.
     #[error("the member has been permanently removed from the cluster: remove its data directory {} before you add a new one here", path.display())]
     Removed {
@@ -276,6 +282,12 @@ fn open(config: &Config, metrics: Metrics) -> Result<Opened, Error> {
     let last = log.last().map_err(disk)?;
     if machine.saved().applied > last {
         return Err(Error::LostLog { path: path.clone() });
+    }
+    if config.flags.force_new_cluster {
+        let last = last.ok_or_else(|| Error::NothingToForce { path: path.clone() })?;
+        let node = PeerNode { urls: config.own_urls(), joining: false };
+        log.force(last, config.id, node).map_err(disk)?;
+        tracing::warn!("--force-new-cluster: this member is the only one of its cluster from now on");
     }
     Ok((log, machine, applier, identity))
 }

@@ -161,6 +161,36 @@ async fn changes_that_cannot_be_are_refused_in_etcds_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_last_one_left_begins_a_new_cluster() {
+    let mut cluster = Cluster::started(3, "").await;
+    cluster.kv(0).put(put("k", "v")).await.unwrap();
+    cluster.agree().await;
+    for number in 0..3 {
+        cluster.kill(number).await;
+    }
+    cluster.flags = "--force-new-cluster";
+    cluster.start(1);
+    assert_eq!(cluster.leader().await, 1);
+    assert_eq!(keys(&mut cluster.kv(1)).await, ["k"]);
+    assert_eq!(list(&cluster, 1).await.len(), 1);
+    cluster.stop(1).await;
+    cluster.flags = "";
+    cluster.start(1);
+    cluster.leader().await;
+    let (new, _) = add(&mut cluster, 1, false).await;
+    until(&cluster, 1, "two voters", |members| {
+        members.len() == 2 && members.iter().all(|member| !member.is_learner && !member.name.is_empty())
+    })
+    .await;
+    cluster.kv(new).put(put("l", "w")).await.unwrap();
+    cluster.agree().await;
+    // Who comes back from the old cluster is told that there is no place for it.
+    cluster.start(0);
+    let ended = cluster.members[0].take().unwrap().task.await.unwrap();
+    assert!(matches!(ended, Err(raft::Error::Removed { .. })), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_was_not_added_does_not_get_in() {
     let mut cluster = Cluster::started(3, "").await;
     let stranger = cluster.room();
