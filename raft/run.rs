@@ -26,7 +26,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::{net::TcpListener, runtime::Runtime, task::JoinSet, time::timeout};
+use tokio::{net::TcpListener, runtime::Runtime, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long all other members are waited for before the first start goes on with those that answer.
@@ -165,9 +165,8 @@ async fn member(flags: Flags, stop: CancellationToken) -> Result<(), Error> {
         let serve = network::serve(listener, transport.clone(), local.clone(), inside.clone());
         tasks.spawn_on(serve, &runtime);
     }
-    // Ends with this future, however that ends.
-    let mut group = JoinSet::new();
-    group.spawn(node.clone().run(reads, config.election()));
+    let running = node.clone().run(reads, config.election());
+    let group = tasks.spawn_on(running, &runtime);
     let member = etcd::Member::new(config.clone(), node.clone(), metrics, inside.clone());
     for listener in metrics_listeners {
         tasks.spawn(serve::http(listener, crate::metrics::router(member.clone()), inside.clone()));
@@ -180,9 +179,7 @@ async fn member(flags: Flags, stop: CancellationToken) -> Result<(), Error> {
     };
     tokio::select! {
         () = stop.cancelled() => leave(&node, &inside, &tasks).await,
-        Some(ended) = group.join_next() => {
-            Err(Error::Stopped(ended.unwrap_or_else(|error| error.to_string())))
-        }
+        ended = group => Err(Error::Stopped(ended.unwrap_or_else(|error| error.to_string()))),
         served = serving => served,
         () = compact(&config, &node) => Ok(()),
         () = publish(&config, &node, identity.instance) => Ok(()),

@@ -6,7 +6,7 @@
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Options,
-    WriteBatch,
+    ReadOptions, WriteBatch,
 };
 use std::{io, path::Path, sync::Arc};
 
@@ -19,6 +19,9 @@ const MEMTABLES: i32 = 2;
 const ALL_MEMTABLES: usize = 6 << 20;
 /// A database's write-ahead log is cut when it grows to this.
 const WAL: u64 = 32 << 20;
+
+/// Steps after which a search is cheaper.
+const STEPS: usize = 4;
 
 /// A database with named parts.
 #[derive(Clone)]
@@ -141,6 +144,46 @@ impl View<'_> {
     /// One value.
     pub(crate) fn get(&self, part: Part, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
         self.snapshot.get_cf(&self.engine.handle(part)?, key).map_err(failed)
+    }
+
+    /// The values of many keys, which must be in order, each handed to `visit` with its key's place in the list.
+    pub(crate) fn get_all<K: AsRef<[u8]>>(
+        &self,
+        part: Part,
+        keys: &[K],
+        mut visit: impl FnMut(usize, Option<&[u8]>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut options = ReadOptions::default();
+        options.set_snapshot(&self.snapshot);
+        let handle = self.engine.handle(part)?;
+        let values = self.engine.db.batched_multi_get_cf_opt(&handle, keys, true, &options);
+        for (place, value) in values.into_iter().enumerate() {
+            visit(place, value.map_err(failed)?.as_deref())?;
+        }
+        Ok(())
+    }
+
+    /// As [`View::get_all`], for keys of which most follow one another: it steps from one to the next.
+    pub(crate) fn walk<K: AsRef<[u8]>>(
+        &self,
+        part: Part,
+        keys: &[K],
+        mut visit: impl FnMut(usize, Option<&[u8]>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut at = self.snapshot.raw_iterator_cf(&self.engine.handle(part)?);
+        for (place, key) in keys.iter().map(AsRef::as_ref).enumerate() {
+            for _ in 0..STEPS {
+                if at.key().is_some_and(|found| found < key) {
+                    at.next();
+                }
+            }
+            if at.key().is_none_or(|found| found < key) {
+                at.seek(key);
+            }
+            at.status().map_err(failed)?;
+            visit(place, at.item().filter(|(found, _)| *found == key).map(|(_, value)| value))?;
+        }
+        Ok(())
     }
 
     /// Everything from a key on, in order, until `visit` says `false`.
