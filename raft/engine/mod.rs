@@ -8,7 +8,11 @@ use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Options,
     ReadOptions, WriteBatch,
 };
-use std::{io, path::Path, sync::Arc};
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
 /// Bytes of blocks kept in memory, for both databases together.
 const BLOCK_CACHE: usize = 8 << 20;
@@ -27,7 +31,12 @@ const STEPS: usize = 4;
 #[derive(Clone)]
 pub(crate) struct Engine {
     db: Arc<DB>,
+    /// Let go of after the database is closed: the order of these two fields matters.
+    open: Arc<OnceLock<Open>>,
 }
+
+/// Kept by whatever must be closed before the process may end. The last to let go of it ends the wait of who made it.
+pub(crate) type Open = tokio::sync::mpsc::Sender<std::convert::Infallible>;
 
 /// One part of a database.
 pub(crate) type Part = &'static str;
@@ -56,7 +65,13 @@ impl Engine {
         options.set_keep_log_file_num(2);
         options.set_stats_dump_period_sec(0);
         let db = DB::open_cf_descriptors(&options, path, parts).map_err(failed)?;
-        Ok(Self { db: Arc::new(db) })
+        Ok(Self { db: Arc::new(db), open: Arc::default() })
+    }
+
+    /// Keeps this until the database is closed.
+    pub(crate) fn keep(&self, open: Open) {
+        // One who waits is enough.
+        let _ = self.open.set(open);
     }
 
     /// One value.
