@@ -9,7 +9,7 @@ use bytes::Bytes;
 use std::ops::Bound;
 
 /// Keys in a chunk, at most.
-const CHUNK: usize = 256;
+const CHUNK: usize = 128;
 
 type Item = (Bytes, History);
 

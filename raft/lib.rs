@@ -27,6 +27,7 @@ mod revision;
 mod run;
 mod snapshot;
 mod types;
+mod values;
 mod watch;
 
 pub use flags::{FlagError, Flags};

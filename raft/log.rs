@@ -8,7 +8,7 @@
 
 use crate::{
     codec,
-    engine::Engine,
+    engine::{Engine, Open},
     types::{Entry, LogId, PeerNode, TypeConfig, Vote},
 };
 use openraft::{
@@ -87,6 +87,11 @@ impl Log {
         let thread = shared.clone();
         std::thread::Builder::new().name("log".into()).spawn(move || write_loop(&thread, &queue))?;
         Ok(Self { shared, writer })
+    }
+
+    /// Keeps this until the log is closed.
+    pub(crate) fn keep(&self, open: Open) {
+        self.shared.engine.keep(open);
     }
 
     /// The last entry of the log, purged or not.

@@ -16,6 +16,7 @@ use crate::{
     revision::Revision,
     snapshot::{self, SnapshotData},
     types::{Entry, LogId, Membership, SnapshotMeta},
+    values::Disk,
     watch::Hub,
 };
 use openraft::{EntryPayload, entry::RaftEntry};
@@ -114,25 +115,6 @@ impl From<io::Error> for HistoryError {
     fn from(error: io::Error) -> Self {
         Self::Disk(error)
     }
-}
-
-/// Values on disk, as of now or of a view.
-struct Disk<'a>(&'a Engine);
-
-impl Values for Disk<'_> {
-    fn load(&self, revision: Revision) -> io::Result<Option<Arc<KeyValue>>> {
-        record(self.0.get(KV, &revision.to_bytes())?)
-    }
-}
-
-impl Values for View<'_> {
-    fn load(&self, revision: Revision) -> io::Result<Option<Arc<KeyValue>>> {
-        record(self.get(KV, &revision.to_bytes())?)
-    }
-}
-
-fn record(bytes: Option<Vec<u8>>) -> io::Result<Option<Arc<KeyValue>>> {
-    bytes.map(|bytes| codec::decode(&bytes).map(Arc::new)).transpose()
 }
 
 impl Machine {
@@ -279,8 +261,8 @@ impl Machine {
     }
 
     /// All leases with what was granted.
-    pub(crate) fn leases(&self) -> Vec<(i64, Grant)> {
-        self.read().state.leases.iter().map(|(id, lease)| (*id, lease.grant)).collect()
+    pub(crate) async fn leases(self: &Arc<Self>) -> io::Result<Vec<(i64, Grant)>> {
+        self.look(|state| state.leases.iter().map(|(id, lease)| (*id, lease.grant)).collect()).await
     }
 
     /// One lease.

@@ -25,6 +25,12 @@ use std::{
 pub(crate) trait Values {
     /// The record of a revision; `None` when it is not there (any more).
     fn load(&self, revision: Revision) -> io::Result<Option<Arc<KeyValue>>>;
+
+    /// The records of many revisions, in their order.
+    fn load_all(&self, revisions: &[Revision]) -> io::Result<Vec<Option<KeyValue>>> {
+        let load = |revision: &Revision| Ok(self.load(*revision)?.map(Arc::unwrap_or_clone));
+        revisions.iter().map(load).collect()
+    }
 }
 
 /// The replicated state, without the values.

@@ -176,10 +176,12 @@ impl Node {
             sleep(LEASES).await;
             let leading = self.leader() == Some(self.local.id);
             let ready = leading && (self.local.deadlines().leading() || self.confirmed().await);
+            let leases = if ready { self.local.machine.leases().await } else { Ok(Vec::new()) };
+            let Ok(leases) = leases else { continue };
             let expired = {
                 let mut deadlines = self.local.deadlines();
                 deadlines.lead(ready);
-                deadlines.expired(self.local.machine.leases().into_iter(), Instant::now())
+                deadlines.expired(leases.into_iter(), Instant::now())
             };
             for id in expired {
                 tracing::debug!(lease = id, "lease expired");

@@ -11,7 +11,7 @@ use crate::{
     revision::{KeyRange, Revision},
 };
 use bytes::Bytes;
-use std::{cmp::Ordering, io, sync::Arc};
+use std::{cmp::Ordering, io};
 
 /// Whether reads at this revision (0 for now) can be answered.
 pub(crate) fn check_revision(state: &State, revision: i64) -> Result<(), Fault> {
@@ -94,14 +94,13 @@ impl Found {
     /// Reads the values and puts them in order.
     pub(crate) fn read(self, query: &Range, values: &dyn Values) -> io::Result<RangeResult> {
         let mut kvs = Vec::with_capacity(self.places.len());
-        for place in self.places {
-            let kv = values.load(place)?.ok_or_else(|| {
+        for kv in values.load_all(&self.places)? {
+            let mut kv = kv.ok_or_else(|| {
                 io::Error::new(io::ErrorKind::InvalidData, "a value that the index knows is not on disk")
             })?;
             if !matches(query, &kv) {
                 continue;
             }
-            let mut kv = Arc::unwrap_or_clone(kv);
             if query.keys_only && query.sort.is_none_or(|sort| sort.by != SortBy::Value) {
                 kv.value = Bytes::new();
             }

@@ -7,6 +7,7 @@
 use crate::{
     codec,
     command::{Command, Member},
+    engine::Open,
     etcd,
     flags::{Config, FlagError, Flags, Retention},
     local::Local,
@@ -26,13 +27,16 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::{net::TcpListener, runtime::Runtime, task::JoinSet, time::timeout};
+use tokio::{net::TcpListener, runtime::Runtime, sync::mpsc, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long all other members are waited for before the first start goes on with those that answer.
 const JOIN: Duration = Duration::from_secs(5);
 /// How long open requests may take after a stop.
 const GRACE: Duration = Duration::from_millis(500);
+
+/// How long the databases may take to close.
+const CLOSE: Duration = Duration::from_secs(1);
 
 /// Why a member cannot run, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -143,11 +147,15 @@ impl Drop for Threads {
 
 /// Runs a member until `stop`, or until it cannot go on.
 pub async fn run(flags: Flags, stop: CancellationToken) -> Result<(), Error> {
+    let (open, mut closed) = mpsc::channel(1);
     // All of a member's parts in one future are large.
-    Box::pin(member(flags, stop)).await
+    let ended = Box::pin(member(flags, stop, open)).await;
+    // A process that ends while a database is being closed crashes in it.
+    let _ = timeout(CLOSE, closed.recv()).await;
+    ended
 }
 
-async fn member(flags: Flags, stop: CancellationToken) -> Result<(), Error> {
+async fn member(flags: Flags, stop: CancellationToken, until_closed: Open) -> Result<(), Error> {
     let mut config = Config::new(flags)?;
     let path = config.flags.data_dir.clone();
     let disk = |source| Error::Disk { path: path.clone(), source };
@@ -167,7 +175,7 @@ async fn member(flags: Flags, stop: CancellationToken) -> Result<(), Error> {
     let metrics_listeners = bind_metrics(&config).await?;
     let opening = config.clone();
     let metrics = Metrics::default();
-    let (fsyncs, opened) = (metrics.clone(), move |fsyncs| open(&opening, fsyncs));
+    let (fsyncs, opened) = (metrics.clone(), move |fsyncs| open(&opening, fsyncs, until_closed));
     let (log, machine, applier, identity) = tokio::task::spawn_blocking(move || opened(fsyncs))
         .await
         .map_err(|error| Error::Stopped(error.to_string()))??;
@@ -190,9 +198,8 @@ async fn member(flags: Flags, stop: CancellationToken) -> Result<(), Error> {
         let serve = network::serve(listener, transport.clone(), local.clone(), inside.clone());
         tasks.spawn_on(serve, &runtime);
     }
-    // Ends with this future, however that ends.
-    let mut group = JoinSet::new();
-    group.spawn(node.clone().run(reads, config.election()));
+    let running = node.clone().run(reads, config.election());
+    let group = tasks.spawn_on(running, &runtime);
     let member = etcd::Member::new(config.clone(), node.clone(), metrics, inside.clone());
     for listener in metrics_listeners {
         tasks.spawn(serve::http(listener, crate::metrics::router(member.clone()), inside.clone()));
@@ -210,9 +217,7 @@ async fn member(flags: Flags, stop: CancellationToken) -> Result<(), Error> {
     tokio::select! {
         () = stop.cancelled() => leave(&node, &inside, &tasks).await,
         () = removed.cancelled() => Err(Error::Removed { path: path.clone() }),
-        Some(ended) = group.join_next() => {
-            Err(Error::Stopped(ended.unwrap_or_else(|error| error.to_string())))
-        }
+        ended = group => Err(Error::Stopped(ended.unwrap_or_else(|error| error.to_string()))),
         served = serving => served,
         () = compact(&config, &node) => Ok(()),
     }
@@ -272,13 +277,15 @@ async fn bind_metrics(config: &Config) -> Result<Vec<TcpListener>, Error> {
 
 type Opened = (Log, Arc<Machine>, crate::applier::Applier, Identity);
 
-fn open(config: &Config, metrics: Metrics) -> Result<Opened, Error> {
+fn open(config: &Config, metrics: Metrics, until_closed: Open) -> Result<Opened, Error> {
     let path = &config.flags.data_dir;
     let folder = path.join("member");
     let disk = |source| Error::Disk { path: path.clone(), source };
     let identity = identify(config, &folder)?;
     let log = Log::open(&folder.join("log"), move |took| metrics.fsync(took)).map_err(disk)?;
     let (machine, applier) = Machine::open(&folder).map_err(disk)?;
+    log.keep(until_closed.clone());
+    machine.engine.keep(until_closed);
     let last = log.last().map_err(disk)?;
     if machine.saved().applied > last {
         return Err(Error::LostLog { path: path.clone() });

@@ -6,9 +6,13 @@
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Options,
-    WriteBatch,
+    ReadOptions, WriteBatch,
 };
-use std::{io, path::Path, sync::Arc};
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
 /// Bytes of blocks kept in memory, for both databases together.
 const BLOCK_CACHE: usize = 8 << 20;
@@ -20,11 +24,19 @@ const ALL_MEMTABLES: usize = 6 << 20;
 /// A database's write-ahead log is cut when it grows to this.
 const WAL: u64 = 32 << 20;
 
+/// Steps after which a search is cheaper.
+const STEPS: usize = 4;
+
 /// A database with named parts.
 #[derive(Clone)]
 pub(crate) struct Engine {
     db: Arc<DB>,
+    /// Let go of after the database is closed: the order of these two fields matters.
+    open: Arc<OnceLock<Open>>,
 }
+
+/// Kept by whatever must be closed before the process may end. The last to let go of it ends the wait of who made it.
+pub(crate) type Open = tokio::sync::mpsc::Sender<std::convert::Infallible>;
 
 /// One part of a database.
 pub(crate) type Part = &'static str;
@@ -53,7 +65,13 @@ impl Engine {
         options.set_keep_log_file_num(2);
         options.set_stats_dump_period_sec(0);
         let db = DB::open_cf_descriptors(&options, path, parts).map_err(failed)?;
-        Ok(Self { db: Arc::new(db) })
+        Ok(Self { db: Arc::new(db), open: Arc::default() })
+    }
+
+    /// Keeps this until the database is closed.
+    pub(crate) fn keep(&self, open: Open) {
+        // One who waits is enough.
+        let _ = self.open.set(open);
     }
 
     /// One value.
@@ -141,6 +159,46 @@ impl View<'_> {
     /// One value.
     pub(crate) fn get(&self, part: Part, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
         self.snapshot.get_cf(&self.engine.handle(part)?, key).map_err(failed)
+    }
+
+    /// The values of many keys, which must be in order, each handed to `visit` with its key's place in the list.
+    pub(crate) fn get_all<K: AsRef<[u8]>>(
+        &self,
+        part: Part,
+        keys: &[K],
+        mut visit: impl FnMut(usize, Option<&[u8]>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut options = ReadOptions::default();
+        options.set_snapshot(&self.snapshot);
+        let handle = self.engine.handle(part)?;
+        let values = self.engine.db.batched_multi_get_cf_opt(&handle, keys, true, &options);
+        for (place, value) in values.into_iter().enumerate() {
+            visit(place, value.map_err(failed)?.as_deref())?;
+        }
+        Ok(())
+    }
+
+    /// As [`View::get_all`], for keys of which most follow one another: it steps from one to the next.
+    pub(crate) fn walk<K: AsRef<[u8]>>(
+        &self,
+        part: Part,
+        keys: &[K],
+        mut visit: impl FnMut(usize, Option<&[u8]>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut at = self.snapshot.raw_iterator_cf(&self.engine.handle(part)?);
+        for (place, key) in keys.iter().map(AsRef::as_ref).enumerate() {
+            for _ in 0..STEPS {
+                if at.key().is_some_and(|found| found < key) {
+                    at.next();
+                }
+            }
+            if at.key().is_none_or(|found| found < key) {
+                at.seek(key);
+            }
+            at.status().map_err(failed)?;
+            visit(place, at.item().filter(|(found, _)| *found == key).map(|(_, value)| value))?;
+        }
+        Ok(())
     }
 
     /// Everything from a key on, in order, until `visit` says `false`.

@@ -119,7 +119,7 @@ impl pb::lease_server::Lease for Member {
     ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
         self.require_leader(request.metadata())?;
         self.node.linearize().await?;
-        let leases = self.node.local.machine.leases();
+        let leases = self.node.local.machine.leases().await.map_err(NodeError::Disk)?;
         let leases = leases.into_iter().map(|(id, _)| pb::LeaseStatus { id }).collect();
         Ok(Response::new(pb::LeaseLeasesResponse { header: self.header_now(), leases }))
     }

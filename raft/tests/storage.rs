@@ -70,6 +70,25 @@ fn a_restart_repeats_nothing_and_forgets_nothing() {
     assert_eq!(history.iter().map(|c| c.revision).collect::<Vec<_>>(), (20..=31).collect::<Vec<_>>());
 }
 
+/// However far apart they lie, in whatever order they are wanted, and when some are not there.
+#[test]
+fn many_values_are_read_as_one_by_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (machine, _applier) = machine_with(folder.path(), 300);
+    let view = machine.engine.view();
+    for step in [1, 2, 3, 7, 50] {
+        let mut wanted: Vec<Revision> =
+            (2..400).step_by(step).map(|main| Revision { main, sub: 0 }).collect();
+        wanted.extend([Revision { main: 3, sub: 5 }, Revision { main: 1, sub: 0 }]);
+        wanted.sort_unstable_by_key(|revision| revision.main * 7919 % 401);
+        let expect: Vec<_> =
+            wanted.iter().map(|r| view.load(*r).unwrap().map(|kv| KeyValue::clone(&kv))).collect();
+        assert_eq!(view.load_all(&wanted).unwrap(), expect, "every {step}");
+        assert_eq!(expect.iter().flatten().count(), (2..302).step_by(step).count());
+    }
+    assert_eq!(view.load_all(&[]).unwrap(), []);
+}
+
 /// The threads of a dropped machine let go of the database a moment later.
 fn reopen(folder: &Path) -> Arc<Machine> {
     for _ in 0..1000 {

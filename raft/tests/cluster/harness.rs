@@ -53,6 +53,16 @@ pub(crate) fn write_certificates(folder: &Path) {
     std::fs::write(folder.join("peer.key"), peer_key.serialize_pem()).unwrap();
 }
 
+/// A process that ends while a database is being closed crashes in it, so the members are stopped, and waited for.
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let members: Vec<Running> = self.members.iter_mut().filter_map(Option::take).collect();
+        members.iter().for_each(|member| member.stop.cancel());
+        let ended = futures::future::join_all(members.into_iter().map(|member| member.task));
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(ended));
+    }
+}
+
 impl Cluster {
     pub(crate) async fn new(size: usize, flags: &'static str) -> Self {
         // Another test of this process may have set it.
