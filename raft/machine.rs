@@ -9,7 +9,7 @@ use crate::{
     applier::{self, Applier, Item},
     codec,
     command::{Alarm, Fault, KeyValue, Member, Outcome, Range, RangeResult, Response},
-    engine::{Batch, Engine, View},
+    engine::{Batch, Engine},
     lease::{Grant, Lease},
     mvcc::{self, Change, Commit, Effects, State, Values},
     query,

@@ -1,4 +1,4 @@
-//! The Watch service: one stream of responses, driven by whoever reads it, for all watchers of one stream of requests.
+//! The Watch service: one task per stream, which drives all watchers on it.
 //!
 //! Keeps true, per watcher: events in the order of revisions, each once, none left out; a response holds whole
 //! revisions only, unless the client asked for fragments; a progress notification is sent after every event up to
@@ -14,16 +14,15 @@ use crate::{
     revision::KeyRange,
 };
 use bytes::Bytes;
-use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, stream::BoxStream};
+use futures::{StreamExt, stream::BoxStream};
 use prost::Message;
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     io,
-    pin::{Pin, pin},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
+    sync::Arc,
 };
-use tokio::time::MissedTickBehavior;
+use tokio::{sync::mpsc, time::MissedTickBehavior};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Bytes of events after which a response ends with the revision.
@@ -48,7 +47,7 @@ struct Watcher {
 
 struct Session {
     member: Arc<Member>,
-    replies: Outbox,
+    replies: mpsc::Sender<Result<pb::WatchResponse, Status>>,
     watchers: BTreeMap<i64, Watcher>,
     /// Numbers of watches that compaction ended. As in etcd they are taken until the client cancels them.
     ended: BTreeSet<i64>,
@@ -62,53 +61,9 @@ enum End {
     Told(Status),
 }
 
-/// Responses that the client's connection has not taken yet.
-#[derive(Clone, Default)]
-struct Outbox(Arc<Mutex<VecDeque<pb::WatchResponse>>>);
-
-impl Outbox {
-    fn queue(&self) -> MutexGuard<'_, VecDeque<pb::WatchResponse>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Adds a response when there is room. [`Driven`] makes room and polls again, so nobody need be woken.
-    async fn add(&self, response: pb::WatchResponse) {
-        std::future::poll_fn(|_| if self.queue().len() < AHEAD { Poll::Ready(()) } else { Poll::Pending })
-            .await;
-        self.queue().push_back(response);
-    }
-}
-
-/// A session as the stream of its responses: it runs on the task that reads them, for a task of its own would cost
-/// each event a hand-over.
-struct Driven {
-    session: Option<BoxFuture<'static, Result<(), End>>>,
-    outbox: Outbox,
-    last: Option<Status>,
-}
-
-impl Stream for Driven {
-    type Item = Result<pb::WatchResponse, Status>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let next = self.outbox.queue().pop_front();
-        if let Some(response) = next {
-            return Poll::Ready(Some(Ok(response)));
-        }
-        if let Some(session) = &mut self.session
-            && let Poll::Ready(ended) = session.as_mut().poll(context)
-        {
-            self.session = None;
-            self.last = match ended {
-                Err(End::Told(status)) => Some(status),
-                Err(End::Gone) | Ok(()) => None,
-            };
-        }
-        let next = self.outbox.queue().pop_front();
-        match next.map(Ok).or_else(|| self.last.take().map(Err)) {
-            None if self.session.is_some() => Poll::Pending,
-            next => Poll::Ready(next),
-        }
+impl From<mpsc::error::SendError<Result<pb::WatchResponse, Status>>> for End {
+    fn from(_: mpsc::error::SendError<Result<pb::WatchResponse, Status>>) -> Self {
+        Self::Gone
     }
 }
 
@@ -122,17 +77,23 @@ impl pb::watch_server::Watch for Member {
     ) -> Result<Response<Self::WatchStream>, Status> {
         self.require_leader(request.metadata())?;
         let needs_leader = has_leader(request.metadata());
-        let outbox = Outbox::default();
+        let (replies, stream) = mpsc::channel(AHEAD);
         let session = Session {
             member: self.arc(),
-            replies: outbox.clone(),
+            replies: replies.clone(),
             watchers: BTreeMap::new(),
             ended: BTreeSet::new(),
             next_id: 0,
             progress_wanted: false,
         };
-        let session = Some(session.run(request.into_inner(), needs_leader).boxed());
-        Ok(Response::new(Driven { session, outbox, last: None }.boxed()))
+        let requests = request.into_inner();
+        tokio::spawn(async move {
+            if let Err(End::Told(status)) = session.run(requests, needs_leader).await {
+                // A client that is gone need not be told.
+                let _ = replies.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream).boxed()))
     }
 }
 
@@ -143,7 +104,7 @@ impl Session {
         let mut tick = tokio::time::interval(self.member.config.flags.watch_progress_notify_interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tick.tick().await;
-        let mut stopped = pin!(self.member.stop.clone().cancelled_owned());
+        let stop = self.member.stop.clone();
         loop {
             let now = *revisions.borrow_and_update();
             let behind = self.pump(now).await?;
@@ -164,7 +125,7 @@ impl Session {
                 () = node::lost(&mut leaders), if needs_leader => {
                     return Err(End::Told(errors::NO_LEADER.into()));
                 }
-                () = &mut stopped => return Err(End::Told(errors::STOPPED.into())),
+                () = stop.cancelled() => return Err(End::Told(errors::STOPPED.into())),
                 () = std::future::ready(()), if behind => {}
             }
         }
@@ -367,8 +328,7 @@ impl Session {
     }
 
     async fn send(&self, response: pb::WatchResponse) -> Result<(), End> {
-        self.replies.add(response).await;
-        Ok(())
+        Ok(self.replies.send(Ok(response)).await?)
     }
 }
 

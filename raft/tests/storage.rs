@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     command::{Command, Put},
+    engine::Open,
     log::Log,
     types::TypeConfig,
 };
@@ -11,23 +12,82 @@ use openraft::{
     storage::{RaftLogStorage, RaftStateMachine},
     testing::log::StoreBuilder,
 };
+use std::{
+    convert::Infallible,
+    time::{Duration, Instant},
+};
+use tokio::sync::mpsc;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A folder for databases. A process that ends while a database is being closed crashes in it, so its end waits until
+/// the threads of all that was opened here have let go.
+struct Place {
+    folder: tempfile::TempDir,
+    open: Option<Open>,
+    closed: mpsc::Receiver<Infallible>,
+}
+
+impl Place {
+    fn new() -> Self {
+        let (open, closed) = mpsc::channel(1);
+        Self { folder: tempfile::tempdir().unwrap(), open: Some(open), closed }
+    }
+
+    fn machine(&self) -> io::Result<(Arc<Machine>, Applier)> {
+        let (machine, applier) = Machine::open(self.folder.path())?;
+        machine.engine.keep(self.open.clone().unwrap());
+        Ok((machine, applier))
+    }
+
+    fn log(&self) -> io::Result<Log> {
+        let log = Log::open(&self.folder.path().join("log"), |_| {})?;
+        log.keep(self.open.clone().unwrap());
+        Ok(log)
+    }
+
+    /// As [`Place::machine`], once the threads of an earlier one have let go of the database.
+    fn machine_again(&self) -> (Arc<Machine>, Applier) {
+        again(|| self.machine())
+    }
+}
+
+fn again<T>(mut open: impl FnMut() -> io::Result<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        match open() {
+            Ok(opened) => return opened,
+            Err(error) => assert!(begun.elapsed() < PATIENCE, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.open = None;
+        let begun = Instant::now();
+        while !matches!(self.closed.try_recv(), Err(mpsc::error::TryRecvError::Disconnected)) {
+            assert!(begun.elapsed() < PATIENCE || std::thread::panicking(), "a database is not closed");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
 
 struct Builder;
 
-impl StoreBuilder<TypeConfig, Log, Applier, tempfile::TempDir> for Builder {
-    async fn build(&self) -> Result<(tempfile::TempDir, Log, Applier), StorageError<TypeConfig>> {
-        let folder = tempfile::tempdir().unwrap();
-        let log = Log::open(&folder.path().join("log"), |_| {}).unwrap();
-        let (_, applier) = Machine::open(folder.path()).unwrap();
-        Ok((folder, log, applier))
+impl StoreBuilder<TypeConfig, Log, Applier, Place> for Builder {
+    async fn build(&self) -> Result<(Place, Log, Applier), StorageError<TypeConfig>> {
+        let place = Place::new();
+        let (log, (_, applier)) = (place.log().unwrap(), place.machine().unwrap());
+        Ok((place, log, applier))
     }
 }
 
 #[test]
 fn openraft_accepts_the_log_and_the_state() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let suite =
-        openraft::testing::log::Suite::<TypeConfig, Log, Applier, Builder, tempfile::TempDir>::test_all;
+    let suite = openraft::testing::log::Suite::<TypeConfig, Log, Applier, Builder, Place>::test_all;
     runtime.block_on(suite(Builder)).unwrap();
 }
 
@@ -41,8 +101,8 @@ fn all() -> Range {
     Range { key: vec![0].into(), end: vec![0].into(), ..Range::default() }
 }
 
-fn machine_with(folder: &Path, entries: u64) -> (Arc<Machine>, Applier) {
-    let (machine, applier) = Machine::open(folder).unwrap();
+fn machine_with(place: &Place, entries: u64) -> (Arc<Machine>, Applier) {
+    let (machine, applier) = place.machine().unwrap();
     for index in 0..entries {
         let key = format!("k{}", index % 7);
         machine.apply(vec![(entry(index, &key, &format!("v{index}")), None)]).unwrap();
@@ -52,8 +112,8 @@ fn machine_with(folder: &Path, entries: u64) -> (Arc<Machine>, Applier) {
 
 #[test]
 fn a_restart_repeats_nothing_and_forgets_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let (machine, applier) = machine_with(folder.path(), 30);
+    let place = Place::new();
+    let (machine, applier) = machine_with(&place, 30);
     let compact = Entry {
         log_id: openraft::testing::log_id::<TypeConfig>(1, 1, 30),
         payload: EntryPayload::Normal(Command::Compact(20)),
@@ -61,7 +121,7 @@ fn a_restart_repeats_nothing_and_forgets_nothing() {
     machine.apply(vec![(compact, None)]).unwrap();
     let (before, hash, saved) = (machine.range(&all()).unwrap(), machine.hash(0).unwrap(), machine.saved());
     drop((machine, applier));
-    let machine = reopen(folder.path());
+    let (machine, _applier) = place.machine_again();
     assert_eq!(machine.range(&all()).unwrap(), before);
     assert_eq!(machine.hash(0).unwrap(), hash);
     assert_eq!(machine.saved().applied, saved.applied);
@@ -73,8 +133,8 @@ fn a_restart_repeats_nothing_and_forgets_nothing() {
 /// However far apart they lie, in whatever order they are wanted, and when some are not there.
 #[test]
 fn many_values_are_read_as_one_by_one() {
-    let folder = tempfile::tempdir().unwrap();
-    let (machine, _applier) = machine_with(folder.path(), 300);
+    let place = Place::new();
+    let (machine, _applier) = machine_with(&place, 300);
     let view = machine.engine.view();
     for step in [1, 2, 3, 7, 50] {
         let mut wanted: Vec<Revision> =
@@ -89,25 +149,11 @@ fn many_values_are_read_as_one_by_one() {
     assert_eq!(view.load_all(&[]).unwrap(), []);
 }
 
-/// The threads of a dropped machine let go of the database a moment later.
-fn reopen(folder: &Path) -> Arc<Machine> {
-    for _ in 0..1000 {
-        match Machine::open(folder) {
-            Ok((machine, applier)) => {
-                std::mem::forget(applier);
-                return machine;
-            }
-            Err(_) => std::thread::yield_now(),
-        }
-    }
-    Machine::open(folder).map(|(machine, _)| machine).unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_makes_another_member_the_same() {
-    let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (machine, mut applier) = machine_with(one.path(), 50);
-    let (copy, mut receiver) = machine_with(other.path(), 3);
+    let (one, other) = (Place::new(), Place::new());
+    let (machine, mut applier) = machine_with(&one, 50);
+    let (copy, mut receiver) = machine_with(&other, 3);
     let snapshot = applier.build_snapshot().await.unwrap();
     // What is written after the snapshot began is not in it.
     machine.apply(vec![(entry(50, "late", "x"), None)]).unwrap();
@@ -120,10 +166,9 @@ async fn a_snapshot_makes_another_member_the_same() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hole_in_the_log_is_found_at_the_start() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("log");
+    let place = Place::new();
     {
-        let mut log = Log::open(&path, |_| {}).unwrap();
+        let mut log = place.log().unwrap();
         for index in [1, 2, 4] {
             let (done, flushed) = tokio::sync::oneshot::channel();
             let _ = done.send(());
@@ -134,7 +179,7 @@ async fn a_hole_in_the_log_is_found_at_the_start() {
         log.read_committed().await.unwrap();
     }
     let error = loop {
-        match Log::open(&path, |_| {}) {
+        match place.log() {
             Err(error) if error.to_string().contains("lock") => tokio::task::yield_now().await,
             Err(error) => break error,
             Ok(_) => panic!("a hole was not found"),
@@ -146,21 +191,15 @@ async fn a_hole_in_the_log_is_found_at_the_start() {
 /// What is only on disk and what is only in memory are one log: a member that restarts reads across both.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_may_begin_on_disk_and_end_in_memory() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("log");
+    let place = Place::new();
     {
-        let mut log = Log::open(&path, |_| {}).unwrap();
+        let mut log = place.log().unwrap();
         log.append((0..10).map(|index| entry(index, "k", "v")), openraft::storage::IOFlushed::noop())
             .await
             .unwrap();
         log.read_committed().await.unwrap();
     }
-    let mut log = loop {
-        match Log::open(&path, |_| {}) {
-            Ok(log) => break log,
-            Err(_) => tokio::task::yield_now().await,
-        }
-    };
+    let mut log = again(|| place.log());
     log.append((10..20).map(|index| entry(index, "k", "v")), openraft::storage::IOFlushed::noop())
         .await
         .unwrap();
