@@ -171,16 +171,19 @@ async fn member(flags: Flags, stop: CancellationToken) -> Result<(), Error> {
     }
     let joining = join(config.clone(), node.clone());
     let joining = async { threads.run(joining).await.flatten() };
+    // Nothing is told of this member before the others were asked about it: the answer would be its own word.
     let serving = async {
         joining.await?;
-        clients.serve(member.clone(), inside.clone()).await
+        tokio::select! {
+            served = clients.serve(member.clone(), inside.clone()) => served,
+            () = publish(&config, &node, identity.instance) => Ok(()),
+        }
     };
     tokio::select! {
         () = stop.cancelled() => leave(&node, &inside, &tasks).await,
         ended = group => Err(Error::Stopped(ended.unwrap_or_else(|error| error.to_string()))),
         served = serving => served,
         () = compact(&config, &node) => Ok(()),
-        () = publish(&config, &node, identity.instance) => Ok(()),
     }
 }
 

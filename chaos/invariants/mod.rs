@@ -79,6 +79,8 @@ pub enum Rule {
     Content,
     /// Watch: the former value is the former value.
     PrevKv,
+    /// Watch: a deletion in the very revision up to which was compacted is an event like any other.
+    Tombstone,
     /// Watch: it is ended by compaction only if it needs what was compacted.
     Canceled,
 }
@@ -103,6 +105,15 @@ impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}: {}", self.rule, self.text)
     }
+}
+
+/// What a member says of its state at a revision: up to where it was compacted, and the hash.
+pub type Digest = (i64, u32);
+
+/// Members whose state at one revision is not that of the others.
+pub fn identical(revision: i64, members: &[Digest]) -> Option<Violation> {
+    let same = members.windows(2).all(|two| two[0] == two[1]);
+    (!same).then(|| Violation::new(Rule::Identical, format!("at revision {revision}: {members:?}")))
 }
 
 /// All checkers over a history.

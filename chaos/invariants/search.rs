@@ -1,16 +1,18 @@
 //! Is there an order of the requests that explains all answers? A search, after Wing and Gong, and Lowe: try what
 //! can have come next, go back when nothing can, never look at the same situation twice.
 //!
-//! Keeps true: independent of revisions. Each key is searched over the whole history (a history is linearizable
+//! Keeps true: the verdict is independent of revisions: they only say what is tried first, and an order that is found
+//! explains all values whatever led to it. Each key is searched over the whole history (a history is linearizable
 //! only if each key's is); all keys together are searched in short overlapping windows, whose first state may be
 //! any. A search that takes too long is a violation of its own, not a pass. It seldom does, because a value is written
 //! once: it must not be overwritten while a request that saw it has no place yet.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 
 use super::operations::{self, ABSENT, FREE, Operation, Value};
 use super::{Rule, Violation};
-use crate::history::History;
+use crate::history::{Answer, Call, History};
 
 /// Steps after which a search is given up.
 const STEPS: usize = 500_000;
@@ -20,14 +22,33 @@ const WINDOW: usize = 40;
 const STRIDE: usize = 20;
 
 pub(super) fn check(history: &History) -> Vec<Violation> {
+    check_within(history, STEPS)
+}
+
+/// The same with another number of steps for each search.
+pub(super) fn check_within(history: &History, steps: usize) -> Vec<Violation> {
     let (operations, keys) = operations::operations(history);
+    let hints: Vec<Hint> = history.calls.iter().map(hint).collect();
     let one_key = |key: usize| {
         let parts = operations.iter().filter_map(|op| op.on(key)).collect();
-        Search::new(parts).run(vec![ABSENT; keys])
+        Search::new(parts, &hints).run(vec![ABSENT; keys], steps)
     };
-    let windows = windows(&operations).into_iter().map(|window| Search::new(window).run(vec![FREE; keys]));
+    let search = |window| Search::new(window, &hints).run(vec![FREE; keys], steps);
+    let windows = windows(&operations).into_iter().map(search);
     let verdicts = (0..keys).map(one_key).chain(windows);
     verdicts.filter_map(|verdict| verdict.err()).map(|stuck| stuck.violation(history)).collect()
+}
+
+/// Where a request is tried first: at the revision of its answer, what changed nothing after what did.
+type Hint = (i64, bool);
+
+fn hint(call: &Call) -> Hint {
+    let changed_nothing = match &call.answer {
+        Answer::Put { .. } | Answer::Txn { succeeded: true, .. } => false,
+        Answer::Delete { deleted, .. } => *deleted == 0,
+        _ => true,
+    };
+    (call.answer.revision().unwrap_or(i64::MAX), changed_nothing)
 }
 
 /// Stretches of the history, each with what else can have happened meanwhile.
@@ -124,21 +145,27 @@ struct Frame {
     depth: usize,
 }
 
-struct Search {
+struct Search<'a> {
     /// Those that did happen, by the time of their call, then those that may have.
     operations: Vec<Operation>,
     certain: usize,
+    /// By call.
+    hints: &'a [Hint],
 }
 
-impl Search {
-    fn new(operations: Vec<Operation>) -> Self {
+impl<'a> Search<'a> {
+    fn new(operations: Vec<Operation>, hints: &'a [Hint]) -> Self {
         let mut operations = operations::relevant(operations);
         operations.sort_by_key(|op| (!op.certain, op.invoked));
         let certain = operations.partition_point(|op| op.certain);
-        Self { operations, certain }
+        Self { operations, certain, hints }
     }
 
-    fn run(&self, start: Vec<Value>) -> Result<(), Stuck> {
+    fn hint(&self, index: usize) -> Hint {
+        self.hints[self.operations[index].call]
+    }
+
+    fn run(&self, start: Vec<Value>, most: usize) -> Result<(), Stuck> {
         let mut placed = Placed(vec![0; self.operations.len() / 64 + 1]);
         let mut waiting = Waiting::new(&self.operations);
         let mut known = HashSet::new();
@@ -158,7 +185,7 @@ impl Search {
                 continue;
             };
             steps += 1;
-            if steps > STEPS {
+            if steps > most {
                 return Err(Stuck { rule: Rule::Undecided, ..deepest });
             }
             let operation = &self.operations[next];
@@ -201,10 +228,18 @@ impl Search {
             let calls = open.iter().map(|index| self.operations[*index].call).collect();
             *deepest = Stuck { rule: Rule::Linearizable, calls, placed: depth };
         }
-        choices.sort_by_key(|index| std::cmp::Reverse(self.operations[*index].returned));
-        let mut all = self.needed(placed, state, first, &waiting);
-        all.append(&mut choices);
-        all
+        choices.sort_by_key(|index| Reverse((self.hint(*index), self.operations[*index].returned)));
+        let mut needed = self.needed(placed, state, first, &waiting);
+        // If the next one waits for something, that comes first; the last is tried first.
+        let due = |indices: &[usize]| indices.iter().map(|index| self.hint(*index)).min();
+        let waits = due(&waiting).is_some_and(|waits| due(&choices).is_none_or(|ready| waits < ready));
+        if waits {
+            choices.append(&mut needed);
+            choices
+        } else {
+            needed.append(&mut choices);
+            needed
+        }
     }
 
     /// Of what may have happened, that which writes what is waited for; and what that needs in turn.

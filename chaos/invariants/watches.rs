@@ -136,6 +136,11 @@ impl<'a> Reader<'a> {
         self.history.calls.iter().any(|call| call.invoked < at && takes(&call.request))
     }
 
+    /// Whether exactly this revision was to be compacted.
+    fn compacted_at(&self, revision: i64) -> bool {
+        self.history.calls.iter().any(|call| call.request == Request::Compact { revision })
+    }
+
     /// Everything up to a revision must have been told.
     fn complete(&mut self, to: i64, rule: Rule, why: &str) {
         if self.next == 0 {
@@ -147,7 +152,12 @@ impl<'a> Reader<'a> {
             let (told, missing): (Vec<&Change>, Vec<&Change>) =
                 due.partition(|change| self.seen.contains(&(revision, change.key.as_str())));
             if !missing.is_empty() {
-                let rule = if told.is_empty() { rule } else { Rule::Atomic };
+                let deletions = missing.iter().all(|change| change.kv.is_none());
+                let rule = match told.is_empty() {
+                    _ if deletions && self.compacted_at(revision) => Rule::Tombstone,
+                    true => rule,
+                    false => Rule::Atomic,
+                };
                 self.wrong(rule, &format!("{why}, but of revision {revision} it has not had {missing:?}"));
             }
         }

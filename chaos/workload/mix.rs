@@ -53,6 +53,8 @@ pub struct Mix {
     pub name: &'static str,
     /// Kinds with their weights.
     pub kinds: &'static [(Kind, u32)],
+    /// Whether watchers ask how far they have come; otherwise they are told only when the member thinks of it.
+    pub progress: bool,
 }
 
 /// As Kubernetes does it: lists, and writes on the condition that nothing has changed.
@@ -67,6 +69,7 @@ pub const OPTIMISTIC: Mix = Mix {
         (Kind::CasDelete, 10),
         (Kind::CasPair, 10),
     ],
+    progress: true,
 };
 
 /// Everything that the store can do, on few keys.
@@ -87,10 +90,11 @@ pub const EVERYTHING: Mix = Mix {
         (Kind::CasPair, 4),
         (Kind::PutMany, 5),
     ],
+    progress: true,
 };
 
 /// Reads that must not be stale.
-pub const READS: Mix = Mix { name: "reads", kinds: &[(Kind::Get, 1), (Kind::List, 1)] };
+pub const READS: Mix = Mix { name: "reads", kinds: &[(Kind::Get, 1), (Kind::List, 1)], progress: true };
 
 /// All keys of a workload.
 pub fn all_keys() -> Span {

@@ -99,8 +99,8 @@ impl Workload {
         for member in 0..members {
             (0..WORKERS).for_each(|_| this.worker(mix, next(member)));
             (0..READERS).for_each(|_| this.reader(next(member)));
-            (0..VISITORS).for_each(|_| this.visitor(next(member)));
-            this.witness(next(member));
+            (0..VISITORS).for_each(|_| this.visitor(mix.progress, next(member)));
+            this.witness(mix.progress, next(member));
         }
         this.compactor(next(0));
         this
@@ -128,14 +128,15 @@ impl Workload {
         self.calls.spawn(async move { Asker::new(&shared, client, member).compact(random).await });
     }
 
-    fn visitor(&mut self, (client, member, random): (usize, usize, StdRng)) {
+    fn visitor(&mut self, progress: bool, (client, member, random): (usize, usize, StdRng)) {
         let shared = self.shared.clone();
-        self.watches.spawn(async move { watcher::visitor(&shared, (client, member), random).await });
+        self.watches
+            .spawn(async move { watcher::visitor(&shared, (client, member), progress, random).await });
     }
 
-    fn witness(&mut self, (client, member, _): (usize, usize, StdRng)) {
+    fn witness(&mut self, progress: bool, (client, member, _): (usize, usize, StdRng)) {
         let shared = self.shared.clone();
-        self.watches.spawn(async move { watcher::witness(&shared, (client, member)).await });
+        self.watches.spawn(async move { watcher::witness(&shared, (client, member), progress).await });
     }
 
     /// How much has happened so far.

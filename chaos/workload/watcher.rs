@@ -135,7 +135,8 @@ fn next(watch: &Watch) -> i64 {
 }
 
 /// Follows all keys at one member from the first revision to the last, over as many watches as it takes.
-pub(super) async fn witness(shared: &Shared, who: (usize, usize)) -> Vec<Watch> {
+pub(super) async fn witness(shared: &Shared, who: (usize, usize), progress: bool) -> Vec<Watch> {
+    let progress = progress.then_some(PROGRESS);
     let mut watches = Vec::new();
     let mut start = 1;
     let mut last = shared.last.subscribe();
@@ -149,7 +150,7 @@ pub(super) async fn witness(shared: &Shared, who: (usize, usize)) -> Vec<Watch> 
             sleep(AGAIN).await;
             continue;
         };
-        let follow = session.follow(Instant::now() + Duration::from_secs(3600), Some(PROGRESS), |watches| {
+        let follow = session.follow(Instant::now() + Duration::from_secs(3600), progress, |watches| {
             let seen = watches.values().map(next).max().unwrap_or_default() - 1;
             shared.witnessed.fetch_max(seen, Ordering::Relaxed);
             let (end, _) = *shared.last.borrow();
@@ -188,7 +189,12 @@ async fn too_late(last: &mut tokio::sync::watch::Receiver<(i64, Instant)>) {
 }
 
 /// Watches this and that for a while, again and again, until the workload stops.
-pub(super) async fn visitor(shared: &Shared, who: (usize, usize), mut random: StdRng) -> Vec<Watch> {
+pub(super) async fn visitor(
+    shared: &Shared,
+    who: (usize, usize),
+    progress: bool,
+    mut random: StdRng,
+) -> Vec<Watch> {
     let mut watches = Vec::new();
     let mut stop = shared.stop.subscribe();
     while !*stop.borrow_and_update() {
@@ -200,7 +206,8 @@ pub(super) async fn visitor(shared: &Shared, who: (usize, usize), mut random: St
             continue;
         };
         let stay = Duration::from_millis(random.random_range(100..700));
-        let progress = random.random::<bool>().then(|| Duration::from_millis(random.random_range(5..60)));
+        let progress =
+            (progress && random.random()).then(|| Duration::from_millis(random.random_range(5..60)));
         session.follow(Instant::now() + stay, progress, |_| ControlFlow::Continue(())).await;
         watches.extend(session.watches.into_values().filter(|watch| !watch.responses.is_empty()));
     }

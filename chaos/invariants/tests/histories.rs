@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Rule, check};
+use super::{Digest, Rule, check, identical, search};
 use crate::history::{Answer, Call, Expect, Happening, History, Kv, Mark, Request, Span, Write};
 
 /// When a request was sent and its answer was there.
@@ -316,9 +316,23 @@ fn history_and_members() {
 
 #[test]
 fn a_search_that_would_not_end_is_told() {
-    // Many writes at once, none of which is seen, and a read of a value that none of them has left.
-    let many = (0..24).map(|n| put((1, 100), "a", &format!("v{n}"), 2 + n, None));
-    let calls = many.chain([read((200, 201), 25, &[kv("a", "x", 2, 25, 24)])]).collect();
+    let calls: Vec<Call> =
+        (0..30).map(|n| put((2 * n, 2 * n + 1), &format!("k{n}"), &format!("v{n}"), 0, None)).collect();
     let history = History { calls, ..History::default() };
-    assert!(found(&history).contains(&Rule::Linearizable) || found(&history).contains(&Rule::Undecided));
+    let rules = |steps| -> BTreeSet<Rule> {
+        search::check_within(&history, steps).iter().map(|violation| violation.rule).collect()
+    };
+    assert_eq!(rules(10), BTreeSet::from([Rule::Undecided]));
+    assert_eq!(rules(1000), BTreeSet::new());
+}
+
+#[test]
+fn members_differ_or_not() {
+    let check = |members: &[Digest], same: bool| {
+        let rules = identical(7, members).map(|violation| violation.rule);
+        assert_eq!(rules, (!same).then_some(Rule::Identical), "{members:?}");
+    };
+    check(&[(3, 9), (3, 9), (3, 9)], true);
+    check(&[(3, 9), (3, 9), (3, 8)], false);
+    check(&[(3, 9), (2, 9), (3, 9)], false);
 }

@@ -184,6 +184,11 @@ fn watches_and_compaction() {
     check_at(
         "its deletion is missing",
         Watch { until: 5, ..watch(5, vec![created(11, 5)]) },
+        &[Rule::Tombstone],
+    );
+    check_at(
+        "what came before its deletion is missing",
+        Watch { until: 5, ..watch(4, vec![created(1, 1), at(20, vec![fourth()])]) },
         &[Rule::Reliable],
     );
     check_at(
