@@ -211,6 +211,16 @@ impl Answer {
         }
     }
 
+    /// Whether it says that something was written.
+    pub fn wrote(&self) -> bool {
+        match self {
+            Self::Put { .. } => true,
+            Self::Delete { deleted, .. } => *deleted > 0,
+            Self::Txn { succeeded, .. } => *succeeded,
+            _ => false,
+        }
+    }
+
     /// Whether the client cannot know what was done.
     pub fn is_unknown(&self) -> bool {
         matches!(self, Self::Unknown { .. })

@@ -12,10 +12,10 @@ use std::collections::{HashMap, HashSet};
 
 use super::operations::{self, ABSENT, FREE, Operation, Value};
 use super::{Rule, Violation};
-use crate::history::{Answer, Call, History};
+use crate::history::{Call, History};
 
 /// Steps after which a search is given up.
-const STEPS: usize = 500_000;
+const STEPS: usize = 200_000;
 /// Requests in a window.
 const WINDOW: usize = 40;
 /// Requests between the beginnings of windows.
@@ -43,12 +43,7 @@ pub(super) fn check_within(history: &History, steps: usize) -> Vec<Violation> {
 type Hint = (i64, bool);
 
 fn hint(call: &Call) -> Hint {
-    let changed_nothing = match &call.answer {
-        Answer::Put { .. } | Answer::Txn { succeeded: true, .. } => false,
-        Answer::Delete { deleted, .. } => *deleted == 0,
-        _ => true,
-    };
-    (call.answer.revision().unwrap_or(i64::MAX), changed_nothing)
+    (call.answer.revision().unwrap_or(i64::MAX), !call.answer.wrote())
 }
 
 /// Stretches of the history, each with what else can have happened meanwhile.
@@ -229,17 +224,14 @@ impl<'a> Search<'a> {
             *deepest = Stuck { rule: Rule::Linearizable, calls, placed: depth };
         }
         choices.sort_by_key(|index| Reverse((self.hint(*index), self.operations[*index].returned)));
-        let mut needed = self.needed(placed, state, first, &waiting);
-        // If the next one waits for something, that comes first; the last is tried first.
-        let due = |indices: &[usize]| indices.iter().map(|index| self.hint(*index)).min();
-        let waits = due(&waiting).is_some_and(|waits| due(&choices).is_none_or(|ready| waits < ready));
-        if waits {
-            choices.append(&mut needed);
-            choices
-        } else {
-            needed.append(&mut choices);
-            needed
-        }
+        // The last is tried first: what the next one waits for, then what can come, then what others wait for.
+        let mut all = self.needed(placed, state, first, &waiting);
+        all.append(&mut choices);
+        let next = open.iter().min_by_key(|index| self.hint(**index)).filter(|next| waiting.contains(next));
+        let due = next.map(|next| self.needed(placed, state, first, &[*next])).unwrap_or_default();
+        all.retain(|index| !due.contains(index));
+        all.extend(due);
+        all
     }
 
     /// Of what may have happened, that which writes what is waited for; and what that needs in turn.

@@ -21,7 +21,7 @@ use chaos::workload::mix::{EVERYTHING, Mix, OPTIMISTIC};
 use chaos::workload::{Counts, Workload};
 
 /// Acknowledged writes before a fault, and after it.
-const WRITES: usize = 250;
+const WRITES: usize = 200;
 /// Violations that are printed; all are counted.
 const SHOWN: usize = 20;
 
@@ -94,9 +94,11 @@ const CONTROL: &[Scenario] = &[
 struct Outcome {
     history: History,
     violations: Vec<Violation>,
-    /// What did not happen often enough.
-    vacuous: Vec<String>,
+    reached: Vec<Reached>,
 }
+
+/// What happened, how often, and how often at least it must.
+type Reached = (&'static str, usize, usize);
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a built trireme: TRIREME_BIN"]
@@ -155,21 +157,24 @@ fn folder(what: &str, seed: u64) -> PathBuf {
 
 /// One line that says what came of it.
 fn judge(outcome: chaos::Result<Outcome>, scenario: &Scenario, folder: &Path) -> String {
-    let Outcome { history, violations, mut vacuous } = match outcome {
+    let Outcome { history, violations, reached } = match outcome {
         Ok(outcome) => outcome,
         Err(error) => return format!("FAILED: {error}: {:?}", std::error::Error::source(&error)),
     };
     history.save(&folder.join("history.jsonl")).unwrap();
     let (known, new): (Vec<Violation>, Vec<Violation>) =
         violations.into_iter().partition(|violation| scenario.known.contains(&violation.rule));
+    let missed = reached.iter().filter(|(_, is, least)| is < least);
+    let mut missed: Vec<String> =
+        missed.map(|(what, is, least)| format!("{what}: {is}, at least {least} are needed")).collect();
     if let Some(rule) = scenario.finds.filter(|rule| known.iter().all(|found| found.rule != *rule)) {
-        vacuous.push(format!("{rule:?} is known to be broken, and was not found"));
+        missed.push(format!("{rule:?} is known to be broken, and was not found"));
     }
     let size = size(&history, &known);
     show(&new);
-    match (new.len(), vacuous) {
-        (0, vacuous) if vacuous.is_empty() => format!("ok: {size}"),
-        (0, vacuous) => format!("TOO LITTLE: {vacuous:?} ({size})"),
+    match (new.len(), missed) {
+        (0, missed) if missed.is_empty() => format!("ok: {size}, {}", closest(&reached)),
+        (0, missed) => format!("TOO LITTLE: {missed:?} ({size})"),
         (count, _) => format!("VIOLATED: {count} times ({size})"),
     }
 }
@@ -183,6 +188,14 @@ fn size(History { calls, watches, .. }: &History, known: &[Violation]) -> String
         0 => size,
         count => format!("{size}, {count} known violations"),
     }
+}
+
+/// The counts that were nearest to too little.
+fn closest(reached: &[Reached]) -> String {
+    let mut open: Vec<&Reached> = reached.iter().filter(|(_, _, least)| *least != WRITES).collect();
+    open.sort_by_key(|(_, is, least)| 100 * is / least);
+    let word = |(what, is, least): &&Reached| format!("{what} {is}/{least}");
+    format!("closest: {}", open.iter().take(3).map(word).collect::<Vec<_>>().join(", "))
 }
 
 fn show(violations: &[Violation]) {
@@ -200,10 +213,10 @@ async fn run(kind: &Kind, scenario: &Scenario, seed: u64, folder: &Path) -> chao
     workload.writes(WRITES).await?;
     let end = workload.counts();
     let (history, last) = workload.finish().await?;
-    let vacuous = vacuous(&history, last, fault, [before, after, end]);
+    let reached = reached(&history, last, fault, [before, after, end]);
     let mut violations = check(&history);
     violations.extend(differing(&store, last).await?);
-    Ok(Outcome { history, violations, vacuous })
+    Ok(Outcome { history, violations, reached })
 }
 
 /// Members whose state at a revision is not that of the first.
@@ -220,8 +233,8 @@ async fn differing(store: &Store, revision: i64) -> chaos::Result<Option<Violati
     Ok(identical(revision, &hashes))
 }
 
-/// What did not happen, or not often enough for the verdict to mean anything.
-fn vacuous(history: &History, last: i64, fault: &Fault, counts: [Counts; 3]) -> Vec<String> {
+/// What must have happened for the verdict to mean anything: how often it did, and how often at least.
+fn reached(history: &History, last: i64, fault: &Fault, counts: [Counts; 3]) -> Vec<Reached> {
     let [before, after, end] = counts;
     let calls = |fits: &dyn Fn(&Request, &Answer) -> bool| {
         history.calls.iter().filter(|call| fits(&call.request, &call.answer)).count()
@@ -246,7 +259,7 @@ fn vacuous(history: &History, last: i64, fault: &Fault, counts: [Counts; 3]) -> 
         }
     };
     let witnessed = history.watches.iter().filter(|watch| watch.until == last).count();
-    let rows = [
+    vec![
         ("writes before the fault", before.written, WRITES),
         ("writes after the fault", end.written - after.written, WRITES),
         ("requests before the fault", before.answered, 2 * WRITES),
@@ -261,7 +274,5 @@ fn vacuous(history: &History, last: i64, fault: &Fault, counts: [Counts; 3]) -> 
         ("progress notifications", responses().filter(|r| r.is_progress()).count(), 30),
         ("witnesses that saw the end", witnessed, 3),
         ("the fault", done, 1),
-    ];
-    let rows = rows.into_iter().filter(|(_, is, least)| is < least);
-    rows.map(|(what, is, least)| format!("{what}: {is}, at least {least} are needed")).collect()
+    ]
 }
