@@ -21,7 +21,7 @@ use chaos::workload::mix::{EVERYTHING, Mix, OPTIMISTIC};
 use chaos::workload::{Counts, Workload};
 
 /// Acknowledged writes before a fault, and after it.
-const WRITES: usize = 200;
+const WRITES: usize = 120;
 /// Violations that are printed; all are counted.
 const SHOWN: usize = 20;
 
@@ -195,7 +195,7 @@ fn closest(reached: &[Reached]) -> String {
     let mut open: Vec<&Reached> = reached.iter().filter(|(_, _, least)| *least != WRITES).collect();
     open.sort_by_key(|(_, is, least)| 100 * is / least);
     let word = |(what, is, least): &&Reached| format!("{what} {is}/{least}");
-    format!("closest: {}", open.iter().take(3).map(word).collect::<Vec<_>>().join(", "))
+    format!("closest: {}", open.iter().take(5).map(word).collect::<Vec<_>>().join(", "))
 }
 
 fn show(violations: &[Violation]) {
@@ -263,12 +263,12 @@ fn reached(history: &History, last: i64, fault: &Fault, counts: [Counts; 3]) -> 
         ("writes before the fault", before.written, WRITES),
         ("writes after the fault", end.written - after.written, WRITES),
         ("requests before the fault", before.answered, 2 * WRITES),
-        ("linearizable reads", read(false), 200),
+        ("linearizable reads", read(false), 150),
         ("serializable reads", read(true), 40),
         ("conditions that held", condition(true), 30),
         ("conditions that did not hold", condition(false), 10),
         ("compactions", calls(&|_, answer| matches!(answer, Answer::Compact { .. })), 3),
-        ("events", end.events, 1000),
+        ("events", end.events, 800),
         ("watches", history.watches.len(), 20),
         ("watches of what was compacted", responses().filter(|r| r.compacted > 0).count(), 1),
         ("progress notifications", responses().filter(|r| r.is_progress()).count(), 30),

@@ -177,35 +177,42 @@ impl Workload {
         while let Some(done) = self.calls.join_next().await {
             calls.extend(done.map_err(Error::api("wait for a client"))?);
         }
-        let mut last = 0;
-        let clients = calls.iter().map(|call| call.client).max().unwrap_or_default() + 1000;
-        for member in 0..self.shared.urls.len() {
-            let mut asker = Asker { stays: true, ..Asker::new(&self.shared, clients + member, member) };
-            let value = format!("last.{member}");
-            let put = asker.ask(Request::Put { key: "k0".into(), value }, END).await;
-            let Some(revision) = put.answer.revision() else {
-                return Err(Error::Api {
-                    action: format!("write at member {member} after all faults"),
-                    source: format!("{:?}", put.answer).into(),
-                });
-            };
-            last = last.max(revision);
-            calls.extend(asker.calls);
-        }
-        for member in 0..self.shared.urls.len() {
-            let mut asker = Asker { stays: true, ..Asker::new(&self.shared, clients + 100 + member, member) };
-            for serializable in [false, true] {
-                let span = mix::all_keys();
-                asker.ask(Request::Range { span, limit: 0, revision: 0, serializable }, END).await;
-            }
-            calls.extend(asker.calls);
-        }
+        let last = self.last_calls(&mut calls).await?;
         self.shared.last.send_replace((last, Instant::now() + END));
         let mut watches = Vec::new();
         while let Some(done) = self.watches.join_next().await {
             watches.extend(done.map_err(Error::api("wait for a watcher"))?);
         }
         Ok((History { calls, watches, marks: self.marks }, last))
+    }
+
+    /// A write at each member, then reads at each. Gives the revision of the last write.
+    async fn last_calls(&self, calls: &mut Vec<Call>) -> Result<i64> {
+        let members = 0..self.shared.urls.len();
+        let mut client = calls.iter().map(|call| call.client).max().unwrap_or_default();
+        let mut ask = async |member, request| {
+            client += 1;
+            let mut asker = Asker { stays: true, ..Asker::new(&self.shared, client, member) };
+            let call = asker.ask(request, END).await;
+            calls.push(call.clone());
+            call
+        };
+        let mut last = 0;
+        for member in members.clone() {
+            let put = ask(member, Request::Put { key: "k0".into(), value: format!("last.{member}") }).await;
+            let Some(revision) = put.answer.revision() else {
+                let action = format!("write at member {member} after all faults");
+                return Err(Error::Api { action, source: format!("{:?}", put.answer).into() });
+            };
+            last = last.max(revision);
+        }
+        for member in members {
+            for serializable in [false, true] {
+                let span = mix::all_keys();
+                ask(member, Request::Range { span, limit: 0, revision: 0, serializable }).await;
+            }
+        }
+        Ok(last)
     }
 }
 
@@ -229,7 +236,7 @@ impl<'a> Asker<'a> {
         match self.connection.take() {
             Some(connection) => Ok(self.connection.insert(connection)),
             None => {
-                let connection = client::connect(&self.shared.urls[self.member]).await?;
+                let connection = Box::pin(client::connect(&self.shared.urls[self.member])).await?;
                 Ok(self.connection.insert(connection))
             }
         }
@@ -239,7 +246,7 @@ impl<'a> Asker<'a> {
         let (shared, member) = (self.shared, self.member);
         let invoked = shared.clock.now();
         let answer = match self.connection().await {
-            Ok(connection) => client::ask(connection, &request, patience).await,
+            Ok(connection) => Box::pin(client::ask(connection, &request, patience)).await,
             Err(error) => crate::history::Answer::Refused { text: error.to_string() },
         };
         let returned = shared.clock.now();

@@ -403,9 +403,8 @@ fn repeat_event(history: &mut History, random: &mut StdRng) -> Option<()> {
 
 fn swap_events(history: &mut History, _: &mut StdRng) -> Option<()> {
     let mut all = responses(history, 2);
-    let apart = |r: &&mut Response| r.events[0].kv.modified < r.events[r.events.len() - 1].kv.modified;
-    let index = all.iter().position(|r| apart(&r))?;
-    all[index].events.reverse();
+    let apart = |events: &[Event]| events[0].kv.modified < events[events.len() - 1].kv.modified;
+    all.iter_mut().find(|response| apart(&response.events))?.events.reverse();
     Some(())
 }
 

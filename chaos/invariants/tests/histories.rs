@@ -222,6 +222,14 @@ fn what_is_wrong() {
     );
     after("a revision left out", vec![put((5, 6), "b", "3", 5, None)], &[Rule::Gap]);
     after("a revision out of nowhere", vec![read((5, 6), 99, &[two()])], &[Rule::Gap]);
+}
+
+#[test]
+fn what_cannot_have_been_seen() {
+    let one = || kv("a", "1", 2, 2, 1);
+    let two = || kv("a", "2", 2, 3, 2);
+    let start = || vec![put((1, 2), "a", "1", 2, None), put((3, 4), "a", "2", 3, Some(one()))];
+    let after = |name, calls: Vec<Call>, rules: &[Rule]| expect(name, [start(), calls].concat(), rules);
     after(
         "nobody's value",
         vec![read((5, 6), 3, &[kv("a", "x", 2, 3, 2)])],
