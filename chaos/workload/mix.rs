@@ -55,6 +55,8 @@ pub struct Mix {
     pub kinds: &'static [(Kind, u32)],
     /// Whether watchers ask how far they have come; otherwise they are told only when the member thinks of it.
     pub progress: bool,
+    /// Whether clients record reads as linearizable that they did not ask for as such: a control of the checkers.
+    pub lies: bool,
 }
 
 /// As Kubernetes does it: lists, and writes on the condition that nothing has changed.
@@ -70,6 +72,7 @@ pub const OPTIMISTIC: Mix = Mix {
         (Kind::CasPair, 10),
     ],
     progress: true,
+    lies: false,
 };
 
 /// Everything that the store can do, on few keys.
@@ -91,10 +94,11 @@ pub const EVERYTHING: Mix = Mix {
         (Kind::PutMany, 5),
     ],
     progress: true,
+    lies: false,
 };
 
 /// Reads that must not be stale.
-pub const READS: Mix = Mix { name: "reads", kinds: &[(Kind::Get, 1), (Kind::List, 1)], progress: true };
+pub const READS: Mix = Mix { name: "reads", kinds: &[(Kind::Get, 1), (Kind::List, 1)], ..OPTIMISTIC };
 
 /// All keys of a workload.
 pub fn all_keys() -> Span {

@@ -98,7 +98,7 @@ impl Workload {
             |member: usize| (clients.next().unwrap_or_default(), member, StdRng::from_rng(&mut seeds));
         for member in 0..members {
             (0..WORKERS).for_each(|_| this.worker(mix, next(member)));
-            (0..READERS).for_each(|_| this.reader(next(member)));
+            (0..READERS).for_each(|_| this.reader(mix.lies, next(member)));
             (0..VISITORS).for_each(|_| this.visitor(mix.progress, next(member)));
             this.witness(mix.progress, next(member));
         }
@@ -114,11 +114,11 @@ impl Workload {
         });
     }
 
-    fn reader(&mut self, (client, member, random): (usize, usize, StdRng)) {
+    fn reader(&mut self, lies: bool, (client, member, random): (usize, usize, StdRng)) {
         let shared = self.shared.clone();
         let long = u64::try_from(LONG.as_millis()).unwrap_or(u64::MAX);
         self.calls.spawn(async move {
-            let reader = Asker { stays: true, ..Asker::new(&shared, client, member) };
+            let reader = Asker { stays: true, lies, ..Asker::new(&shared, client, member) };
             reader.work(Mind::new(client, mix::READS, random), 1..300, long..long + 1).await
         });
     }
@@ -216,6 +216,16 @@ impl Workload {
     }
 }
 
+/// The same read as the member has it.
+fn stale(request: &Request) -> Request {
+    match request.clone() {
+        Request::Range { span, limit, revision, .. } => {
+            Request::Range { span, limit, revision, serializable: true }
+        }
+        other => other,
+    }
+}
+
 /// A client that asks one thing after the other.
 struct Asker<'a> {
     shared: &'a Shared,
@@ -224,12 +234,14 @@ struct Asker<'a> {
     connection: Option<Client>,
     /// Whether it stays with a member that cannot be reached.
     stays: bool,
+    /// Whether it records reads as linearizable that it did not ask for as such.
+    lies: bool,
     calls: Vec<Call>,
 }
 
 impl<'a> Asker<'a> {
     fn new(shared: &'a Shared, client: usize, member: usize) -> Self {
-        Self { shared, client, member, connection: None, stays: false, calls: Vec::new() }
+        Self { shared, client, member, connection: None, stays: false, lies: false, calls: Vec::new() }
     }
 
     async fn connection(&mut self) -> Result<&mut Client> {
@@ -244,9 +256,10 @@ impl<'a> Asker<'a> {
 
     async fn ask(&mut self, request: Request, patience: Duration) -> Call {
         let (shared, member) = (self.shared, self.member);
+        let sent = if self.lies { stale(&request) } else { request.clone() };
         let invoked = shared.clock.now();
         let answer = match self.connection().await {
-            Ok(connection) => Box::pin(client::ask(connection, &request, patience)).await,
+            Ok(connection) => Box::pin(client::ask(connection, &sent, patience)).await,
             Err(error) => crate::history::Answer::Refused { text: error.to_string() },
         };
         let returned = shared.clock.now();
