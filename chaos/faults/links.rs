@@ -15,8 +15,9 @@ use procfs::process::{FDTarget, Process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::{Error, Result};
 
@@ -55,6 +56,12 @@ pub struct Links {
     ports: Vec<u16>,
     _proxies: JoinSet<()>,
 }
+
+/// Bytes, and when they are due.
+type Piece = (Instant, Vec<u8>);
+
+/// Pieces that can be under way in one direction; then the sender is held up.
+const UNDER_WAY: usize = 256;
 
 /// What a proxy knows.
 #[derive(Clone)]
@@ -151,21 +158,43 @@ impl Proxy {
     }
 
     /// Carries bytes one way until an end is closed.
-    async fn pump(mut self, (from, to): (usize, usize), mut source: OwnedReadHalf, mut sink: OwnedWriteHalf) {
+    async fn pump(self, (from, to): (usize, usize), source: OwnedReadHalf, sink: OwnedWriteHalf) {
+        let (sender, receiver) = mpsc::channel(UNDER_WAY);
+        tokio::select! {
+            () = self.clone().take((from, to), source, sender) => {}
+            () = self.give((from, to), receiver, sink) => {}
+        }
+    }
+
+    /// Takes what comes, and says when it is due.
+    async fn take(self, (from, to): (usize, usize), mut source: OwnedReadHalf, sender: mpsc::Sender<Piece>) {
         let mut buffer = vec![0; 64 << 10];
-        loop {
-            let Ok(count @ 1..) = source.read(&mut buffer).await else { return };
+        while let Ok(count @ 1..) = source.read(&mut buffer).await {
             let way = self.map.borrow().way(from, to);
             if way != Way::Clear {
                 self.disturbed.fetch_add(1, Ordering::Relaxed);
             }
-            if let Way::Late(delay) = way {
-                tokio::time::sleep(delay).await;
-            }
-            if self.map.wait_for(|map| map.way(from, to) != Way::Held).await.is_err() {
+            let delay = if let Way::Late(delay) = way { delay } else { Duration::ZERO };
+            if sender.send((Instant::now() + delay, buffer[..count].to_vec())).await.is_err() {
                 return;
             }
-            if sink.write_all(&buffer[..count]).await.is_err() {
+        }
+        // What is under way still arrives; then the other end is closed.
+        drop(sender);
+        std::future::pending().await
+    }
+
+    /// Gives it on when it is due, and not while the way is held.
+    async fn give(
+        mut self,
+        (from, to): (usize, usize),
+        mut receiver: mpsc::Receiver<Piece>,
+        mut sink: OwnedWriteHalf,
+    ) {
+        while let Some((due, bytes)) = receiver.recv().await {
+            tokio::time::sleep_until(due).await;
+            let open = self.map.wait_for(|map| map.way(from, to) != Way::Held).await.is_ok();
+            if !open || sink.write_all(&bytes).await.is_err() {
                 return;
             }
         }

@@ -17,7 +17,7 @@ use crate::{Error, Result};
 /// How many writes must go through while a fault lasts that the cluster can bear.
 const MEANWHILE: usize = 40;
 /// How long a way is late.
-const LATE: Duration = Duration::from_millis(75);
+const LATE: Duration = Duration::from_millis(40);
 /// How long a leader must at least be away so that another one is elected: several election timeouts.
 const AWAY: Duration = Duration::from_secs(60);
 /// How long to wait before looking again.
