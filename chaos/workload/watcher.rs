@@ -127,11 +127,16 @@ fn watch((client, member): (usize, usize), span: Span, start: i64, prev_kv: bool
     Watch { client, member, invoked: 0, span, start, prev_kv, responses: Vec::new(), until: 0 }
 }
 
+/// The last revision that a message tells of, if any.
+fn told(response: &Response) -> Option<i64> {
+    let events = response.events.iter().map(|event| event.kv.modified);
+    if response.is_progress() { Some(response.revision) } else { events.max() }
+}
+
 /// The first revision that a watch has not told of.
 fn next(watch: &Watch) -> i64 {
-    let event = |r: &Response| r.events.iter().map(|event| event.kv.modified).max();
-    let told = |r: &Response| if r.is_progress() { Some(r.revision) } else { event(r) };
-    watch.responses.iter().filter_map(told).max().map_or(watch.start, |told| told + 1).max(watch.start)
+    let last = watch.responses.iter().filter_map(told).max();
+    last.map_or(watch.start, |last| last + 1).max(watch.start)
 }
 
 /// Follows all keys at one member from the first revision to the last, over as many watches as it takes.
@@ -150,8 +155,10 @@ pub(super) async fn witness(shared: &Shared, who: (usize, usize), progress: bool
             sleep(AGAIN).await;
             continue;
         };
+        let mut seen = start - 1;
         let follow = session.follow(Instant::now() + Duration::from_secs(3600), progress, |watches| {
-            let seen = watches.values().map(next).max().unwrap_or_default() - 1;
+            let latest = watches.values().filter_map(|watch| told(watch.responses.last()?)).max();
+            seen = latest.unwrap_or_default().max(seen);
             shared.witnessed.fetch_max(seen, Ordering::Relaxed);
             let (end, _) = *shared.last.borrow();
             if end > 0 && seen >= end { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
