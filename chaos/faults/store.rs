@@ -76,7 +76,7 @@ pub const FAULTS: &[Fault] = &[
     fault("all-killed", Victim::All, Blow::Kill),
     fault("leader-stopped", Victim::Leader, Blow::Stop),
     fault("follower-stopped", Victim::Follower, Blow::Stop),
-    fault("leader-paused", Victim::Leader, Blow::Pause(3)),
+    fault("leader-paused", Victim::Leader, Blow::Pause(2)),
     fault("follower-paused", Victim::Follower, Blow::Pause(1)),
     fault("leader-isolated", Victim::Leader, Blow::Ways(Way::Held)),
     fault("follower-isolated", Victim::Follower, Blow::Ways(Way::Held)),
