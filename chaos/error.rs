@@ -106,6 +106,14 @@ pub enum Error {
         /// The host.
         host: String,
     },
+    /// A proxy between two members cannot listen.
+    #[error("cannot listen on 127.0.0.1 for a proxy in front of port {port}")]
+    Proxy {
+        /// The port behind it.
+        port: u16,
+        /// The system's answer.
+        source: std::io::Error,
+    },
     /// Something did not become true in time.
     #[error("{what} did not happen within {seconds} s; {hint}")]
     Late {

@@ -1,4 +1,8 @@
-//! What can happen to a host: its power goes, its cable is cut, it comes back.
+//! What can happen to a host: its power goes, its cable is cut, it comes back. What can happen to the members of a
+//! store is `store`, to the network between them `links`.
+
+pub mod links;
+pub mod store;
 
 use std::fs;
 use std::path::Path;

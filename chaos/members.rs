@@ -74,6 +74,25 @@ pub struct Memory {
     pub anonymous: u64,
 }
 
+/// The ports of a member on 127.0.0.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// Where it listens for clients.
+    pub client: u16,
+    /// Where it listens for peers.
+    pub peer: u16,
+    /// Where peers are told to find it: `peer`, or a proxy in front of it.
+    pub advertised: u16,
+}
+
+impl Ports {
+    /// Ports that are free.
+    pub fn free() -> Result<Self> {
+        let (client, peer) = (port::free()?, port::free()?);
+        Ok(Self { client, peer, advertised: peer })
+    }
+}
+
 /// The members of one store. Dropping it kills them; the folder stays.
 pub struct Members {
     kind: Kind,
@@ -84,15 +103,20 @@ impl Members {
     /// Starts `count` members with fresh ports, their data and logs in `folder`, and waits until they have a leader.
     /// Data that lies in the folder already is used.
     pub async fn start(kind: Kind, folder: &Path, count: usize, extra_flags: &[&str]) -> Result<Self> {
+        let ports = (0..count).map(|_| Ports::free()).collect::<Result<Vec<_>>>()?;
+        Self::start_on(kind, folder, &ports, extra_flags).await
+    }
+
+    /// The same on ports that are chosen already, one member for each.
+    pub async fn start_on(kind: Kind, folder: &Path, ports: &[Ports], extra_flags: &[&str]) -> Result<Self> {
         std::fs::create_dir_all(folder).map_err(Error::file("make", folder))?;
-        let ports = (0..count).map(|_| Ok((port::free()?, port::free()?))).collect::<Result<Vec<_>>>()?;
-        let cluster = member::cluster(&ports);
-        let member = |(number, ports): (usize, &(u16, u16))| {
+        let cluster = member::cluster(ports);
+        let member = |(number, ports): (usize, &Ports)| {
             Member::new(&kind, folder, number, *ports, &cluster, extra_flags)
         };
         let members = ports.iter().enumerate().map(member).collect();
         let mut this = Self { kind, members };
-        for number in 0..count {
+        for number in 0..ports.len() {
             this.start_member(number)?;
         }
         this.ready().await?;

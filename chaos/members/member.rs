@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Kind, Memory};
+use super::{Kind, Memory, Ports};
 use crate::{Error, Result};
 
 /// One member, running or not.
@@ -24,10 +24,10 @@ pub(super) struct Member {
     paused: bool,
 }
 
-/// The text of `--initial-cluster` for members with these ports (for clients, for peers).
-pub(super) fn cluster(ports: &[(u16, u16)]) -> String {
-    let parts =
-        ports.iter().enumerate().map(|(number, (_, peer))| format!("{}={}", name(number), url(*peer)));
+/// The text of `--initial-cluster` for members with these ports.
+pub(super) fn cluster(ports: &[Ports]) -> String {
+    let parts = ports.iter().map(|ports| url(ports.advertised)).enumerate();
+    let parts = parts.map(|(number, url)| format!("{}={url}", name(number)));
     parts.collect::<Vec<_>>().join(",")
 }
 
@@ -44,7 +44,7 @@ impl Member {
         kind: &Kind,
         folder: &Path,
         number: usize,
-        (client, peer): (u16, u16),
+        ports: Ports,
         cluster: &str,
         extra: &[&str],
     ) -> Self {
@@ -54,17 +54,17 @@ impl Member {
         let flags = [
             ("--name", name.as_str()),
             ("--data-dir", &path),
-            ("--listen-client-urls", &url(client)),
-            ("--advertise-client-urls", &url(client)),
-            ("--listen-peer-urls", &url(peer)),
-            ("--initial-advertise-peer-urls", &url(peer)),
+            ("--listen-client-urls", &url(ports.client)),
+            ("--advertise-client-urls", &url(ports.client)),
+            ("--listen-peer-urls", &url(ports.peer)),
+            ("--initial-advertise-peer-urls", &url(ports.advertised)),
             ("--initial-cluster", cluster),
         ];
         let flags = flags.iter().flat_map(|(flag, value)| [flag.to_string(), value.to_string()]);
         let own = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
         let arguments = own(first).into_iter().chain(flags).chain(own(extra)).collect();
         let (log, program) = (folder.join(format!("{name}.log")), program.into());
-        Self { log, data, program, arguments, client, child: None, paused: false, name }
+        Self { log, data, program, arguments, client: ports.client, child: None, paused: false, name }
     }
 
     pub(super) fn client_url(&self) -> String {
