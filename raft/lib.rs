@@ -10,6 +10,7 @@ mod command;
 mod engine;
 pub mod etcd;
 mod flags;
+mod image;
 mod index;
 mod keys;
 mod lease;

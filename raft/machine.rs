@@ -3,24 +3,24 @@
 //! Keeps true: a batch of log entries, the number of the last of them and the revision are written in one atomic
 //! batch, so a restart repeats none and leaves none out; readers see a batch whole or not at all; watchers hear of
 //! a change after readers can see it. No fsync here: the log can repeat what a power cut takes. What commands mean
-//! is `mvcc.rs`; moving the state to another member is `snapshot.rs`.
+//! is `mvcc.rs`, what lies on disk `image.rs`; moving the state to another member is `snapshot.rs`.
 
 use crate::{
     applier::{self, Applier, Item},
     codec,
     command::{Alarm, Fault, KeyValue, Member, Outcome, Range, RangeResult, Response},
-    engine::{Batch, Engine},
+    engine::Engine,
+    image::{self, ALARM, KV, LEASE, MEMBER, META, SNAPSHOT, Saved, revision_of},
     lease::{Grant, Lease},
     mvcc::{self, Change, Commit, Effects, State, Values},
     query,
     revision::Revision,
     snapshot::{self, SnapshotData},
-    types::{Entry, LogId, Membership, SnapshotMeta},
+    types::{Entry, Membership, SnapshotMeta},
     values::Disk,
     watch::Hub,
 };
 use openraft::{EntryPayload, entry::RaftEntry};
-use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeSet,
     io,
@@ -32,49 +32,12 @@ use std::{
 };
 use tokio::sync::{oneshot, watch};
 
-pub(crate) const KV: &str = "kv";
-pub(crate) const LEASE: &str = "lease";
-pub(crate) const MEMBER: &str = "member";
-pub(crate) const META: &str = "meta";
-pub(crate) const ALARM: &str = "alarm";
-pub(crate) const STATE: &[u8] = b"state";
-pub(crate) const INSTALLING: &[u8] = b"installing";
-const SNAPSHOT: &[u8] = b"snapshot";
-
 /// Records removed in one batch after a compaction, at most.
 const SCRUB: usize = 1000;
 /// Bytes of history read for a watcher that is behind.
 const HISTORY_BYTES: usize = 1 << 20;
 /// Values read while the lock is held; above, a view is taken instead.
 const INLINE: usize = 16;
-
-/// What is saved with every batch.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub(crate) struct Saved {
-    /// The last log entry applied.
-    pub(crate) applied: Option<LogId>,
-    /// The members as of then.
-    pub(crate) membership: Membership,
-    /// The store's revision.
-    pub(crate) revision: i64,
-    /// The compacted revision.
-    pub(crate) compacted: i64,
-    /// Who was a member and is none any more.
-    pub(crate) removed: BTreeSet<u64>,
-}
-
-impl Default for Saved {
-    fn default() -> Self {
-        let State { revision, compacted, .. } = State::default();
-        Self {
-            applied: None,
-            membership: Membership::default(),
-            revision,
-            compacted,
-            removed: BTreeSet::new(),
-        }
-    }
-}
 
 /// The state, shared by everybody who reads it.
 pub(crate) struct Machine {
@@ -124,7 +87,8 @@ impl Machine {
         std::fs::create_dir_all(&spool)?;
         let engine = Engine::open(&folder.join("state"), &[KV, LEASE, MEMBER, META, ALARM], false)?;
         snapshot::resume(&engine, &spool)?;
-        let (mut inner, _) = load(&engine)?;
+        let (state, saved) = image::load(&engine)?;
+        let mut inner = Inner { state, saved };
         let garbage = inner.state.index.compact(inner.state.compacted);
         let (scrub, queue) = mpsc::channel();
         let machine = Arc::new(Self {
@@ -348,7 +312,7 @@ impl Machine {
         }
         inner.saved.revision = inner.state.revision;
         inner.saved.compacted = inner.state.compacted;
-        write_effects(&self.engine, &effects, &inner.saved)?;
+        image::write(&self.engine, &effects, &inner.saved)?;
         let index = inner.saved.applied.map_or(0, |id| id.index);
         if !effects.removed_members.is_empty() {
             self.tell_removed(&inner.saved);
@@ -397,8 +361,9 @@ impl Machine {
         let file = snapshot::spool(data, &self.spool)?;
         let mut inner = self.write();
         snapshot::install(&self.engine, meta, &file)?;
-        let (loaded, index) = load(&self.engine)?;
-        *inner = loaded;
+        let (state, saved) = image::load(&self.engine)?;
+        let index = saved.applied.map_or(0, |id| id.index);
+        *inner = Inner { state, saved };
         let garbage = {
             let compacted = inner.state.compacted;
             inner.state.index.compact(compacted)
@@ -425,83 +390,6 @@ impl Machine {
     /// Whether the log may have been cut: then another member may need the whole state.
     pub(crate) fn has_snapshot(&self) -> io::Result<bool> {
         Ok(self.engine.get(META, SNAPSHOT)?.is_some())
-    }
-}
-
-/// Marks in a batch that the state is a snapshot's.
-pub(crate) fn mark_snapshot(batch: &mut Batch<'_>) -> io::Result<()> {
-    batch.put(META, SNAPSHOT, &[])
-}
-
-fn revision_of(key: &[u8]) -> io::Result<Revision> {
-    Revision::from_bytes(key).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "bad key of a record"))
-}
-
-fn write_effects(engine: &Engine, effects: &Effects, saved: &Saved) -> io::Result<()> {
-    let mut batch = engine.batch();
-    for (revision, kv) in &effects.records {
-        batch.put(KV, &revision.to_bytes(), &codec::encode(kv.as_ref()))?;
-    }
-    for (id, ttl) in &effects.leases {
-        match ttl {
-            Some(ttl) => batch.put(LEASE, &id.to_be_bytes(), &codec::encode(ttl))?,
-            None => batch.delete(LEASE, &id.to_be_bytes())?,
-        }
-    }
-    for member in &effects.members {
-        batch.put(MEMBER, &member.id.to_be_bytes(), &codec::encode(member))?;
-    }
-    for id in &effects.removed_members {
-        batch.delete(MEMBER, &id.to_be_bytes())?;
-    }
-    for (alarm, raised) in &effects.alarms {
-        match codec::encode(alarm) {
-            key if *raised => batch.put(ALARM, &key, &[])?,
-            key => batch.delete(ALARM, &key)?,
-        }
-    }
-    batch.put(META, STATE, &codec::encode(saved))?;
-    batch.write()
-}
-
-/// Reads the state back from disk, with the index of the last entry applied.
-fn load(engine: &Engine) -> io::Result<(Inner, u64)> {
-    let saved: Saved = match engine.get(META, STATE)? {
-        Some(bytes) => codec::decode(&bytes)?,
-        None => Saved::default(),
-    };
-    let mut state = State { revision: saved.revision, compacted: saved.compacted, ..State::default() };
-    engine.scan(LEASE, &[], |key, value| {
-        let id = key.try_into().map(i64::from_be_bytes).map_err(io::Error::other)?;
-        let grant = Grant { ttl: codec::decode(value)?, number: 0 };
-        state.leases.insert(id, Lease { grant, ..Lease::default() });
-        Ok(true)
-    })?;
-    engine.scan(MEMBER, &[], |_, value| {
-        let member: Member = codec::decode(value)?;
-        state.members.insert(member.id, member);
-        Ok(true)
-    })?;
-    engine.scan(ALARM, &[], |key, _| {
-        state.alarms.insert(codec::decode(key)?);
-        Ok(true)
-    })?;
-    engine.scan(KV, &[], |key, value| {
-        state.index.restore(revision_of(key)?, &codec::decode(value)?);
-        Ok(true)
-    })?;
-    attach_leases(&mut state);
-    let index = saved.applied.map_or(0, |id| id.index);
-    Ok((Inner { state, saved }, index))
-}
-
-fn attach_leases(state: &mut State) {
-    let all =
-        crate::revision::KeyRange::new(&bytes::Bytes::from_static(&[0]), &bytes::Bytes::from_static(&[0]));
-    for (key, live) in state.index.alive(&all) {
-        if let Some(lease) = state.leases.get_mut(&live.lease) {
-            lease.keys.insert(key.clone());
-        }
     }
 }
 

@@ -7,7 +7,8 @@
 use crate::{
     codec,
     engine::Engine,
-    machine::{self, ALARM, INSTALLING, KV, LEASE, MEMBER, META, Machine, STATE, Saved},
+    image::{self, ALARM, INSTALLING, KV, LEASE, MEMBER, META, STATE, Saved},
+    machine::Machine,
     types::{Snapshot, SnapshotMeta},
 };
 use bytes::Bytes;
@@ -229,7 +230,7 @@ fn replace(engine: &Engine, marker: &Installing) -> io::Result<()> {
     let mut batch = engine.batch();
     batch.put(META, STATE, &codec::encode(&saved))?;
     batch.delete(META, INSTALLING)?;
-    machine::mark_snapshot(&mut batch)?;
+    image::mark_snapshot(&mut batch)?;
     batch.write()?;
     engine.flush(true)?;
     std::fs::remove_file(&marker.file)

@@ -7,7 +7,7 @@ use crate::{
     codec,
     command::KeyValue,
     engine::{Engine, View},
-    machine::KV,
+    image::KV,
     mvcc::Values,
     revision::Revision,
 };

@@ -3,7 +3,8 @@
 use super::{Member, VERSION, errors, kv, pb};
 use crate::{
     command::{Alarm, AlarmKind, Command, Response as Response_},
-    machine::{self, Machine},
+    image,
+    machine::Machine,
     node::NodeError,
     snapshot::{self, SnapshotData},
 };
@@ -144,7 +145,7 @@ impl pb::maintenance_server::Maintenance for Member {
     ) -> Result<Response<pb::DefragmentResponse>, Status> {
         let machine = self.node.local.machine.clone();
         machine.scrubbed().await.map_err(NodeError::Disk)?;
-        let shrunk = tokio::task::spawn_blocking(move || machine.engine.shrink(machine::KV)).await;
+        let shrunk = tokio::task::spawn_blocking(move || machine.engine.shrink(image::KV)).await;
         shrunk.map_err(io::Error::other).flatten().map_err(NodeError::Disk)?;
         self.measure();
         Ok(Response::new(pb::DefragmentResponse { header: self.header_now() }))

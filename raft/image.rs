@@ -1,0 +1,131 @@
+//! The state as it lies on disk.
+//!
+//! Keeps true: a batch of log entries, what it changed and the number of its last entry are one atomic write, and
+//! what is read back is the state after the last such write. When that happens is left to `machine.rs`.
+
+use crate::{
+    codec,
+    command::Member,
+    engine::{Batch, Engine},
+    lease::{Grant, Lease},
+    mvcc::{Effects, State},
+    revision::{KeyRange, Revision},
+    types::{LogId, Membership},
+};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeSet, io};
+
+pub(crate) const KV: &str = "kv";
+pub(crate) const LEASE: &str = "lease";
+pub(crate) const MEMBER: &str = "member";
+pub(crate) const META: &str = "meta";
+pub(crate) const ALARM: &str = "alarm";
+pub(crate) const STATE: &[u8] = b"state";
+pub(crate) const INSTALLING: &[u8] = b"installing";
+pub(crate) const SNAPSHOT: &[u8] = b"snapshot";
+
+/// What is saved with every batch.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Saved {
+    /// The last log entry applied.
+    pub(crate) applied: Option<LogId>,
+    /// The members as of then.
+    pub(crate) membership: Membership,
+    /// The store's revision.
+    pub(crate) revision: i64,
+    /// The compacted revision.
+    pub(crate) compacted: i64,
+    /// Who was a member and is none any more.
+    pub(crate) removed: BTreeSet<u64>,
+}
+
+impl Default for Saved {
+    fn default() -> Self {
+        let State { revision, compacted, .. } = State::default();
+        Self {
+            applied: None,
+            membership: Membership::default(),
+            revision,
+            compacted,
+            removed: BTreeSet::new(),
+        }
+    }
+}
+
+/// Marks in a batch that the state is a snapshot's.
+pub(crate) fn mark_snapshot(batch: &mut Batch<'_>) -> io::Result<()> {
+    batch.put(META, SNAPSHOT, &[])
+}
+
+/// The revision of a record by its key.
+pub(crate) fn revision_of(key: &[u8]) -> io::Result<Revision> {
+    Revision::from_bytes(key).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "bad key of a record"))
+}
+
+/// Writes what a batch of entries changes, in one atomic batch.
+pub(crate) fn write(engine: &Engine, effects: &Effects, saved: &Saved) -> io::Result<()> {
+    let mut batch = engine.batch();
+    for (revision, kv) in &effects.records {
+        batch.put(KV, &revision.to_bytes(), &codec::encode(kv.as_ref()))?;
+    }
+    for (id, ttl) in &effects.leases {
+        match ttl {
+            Some(ttl) => batch.put(LEASE, &id.to_be_bytes(), &codec::encode(ttl))?,
+            None => batch.delete(LEASE, &id.to_be_bytes())?,
+        }
+    }
+    for member in &effects.members {
+        batch.put(MEMBER, &member.id.to_be_bytes(), &codec::encode(member))?;
+    }
+    for id in &effects.removed_members {
+        batch.delete(MEMBER, &id.to_be_bytes())?;
+    }
+    for (alarm, raised) in &effects.alarms {
+        match codec::encode(alarm) {
+            key if *raised => batch.put(ALARM, &key, &[])?,
+            key => batch.delete(ALARM, &key)?,
+        }
+    }
+    batch.put(META, STATE, &codec::encode(saved))?;
+    batch.write()
+}
+
+/// Reads the state back.
+pub(crate) fn load(engine: &Engine) -> io::Result<(State, Saved)> {
+    let saved: Saved = match engine.get(META, STATE)? {
+        Some(bytes) => codec::decode(&bytes)?,
+        None => Saved::default(),
+    };
+    let mut state = State { revision: saved.revision, compacted: saved.compacted, ..State::default() };
+    engine.scan(LEASE, &[], |key, value| {
+        let id = key.try_into().map(i64::from_be_bytes).map_err(io::Error::other)?;
+        let grant = Grant { ttl: codec::decode(value)?, number: 0 };
+        state.leases.insert(id, Lease { grant, ..Lease::default() });
+        Ok(true)
+    })?;
+    engine.scan(MEMBER, &[], |_, value| {
+        let member: Member = codec::decode(value)?;
+        state.members.insert(member.id, member);
+        Ok(true)
+    })?;
+    engine.scan(ALARM, &[], |key, _| {
+        state.alarms.insert(codec::decode(key)?);
+        Ok(true)
+    })?;
+    engine.scan(KV, &[], |key, value| {
+        state.index.restore(revision_of(key)?, &codec::decode(value)?);
+        Ok(true)
+    })?;
+    attach_leases(&mut state);
+    Ok((state, saved))
+}
+
+fn attach_leases(state: &mut State) {
+    let all = KeyRange::new(&Bytes::from_static(&[0]), &Bytes::from_static(&[0]));
+    for (key, live) in state.index.alive(&all) {
+        if let Some(lease) = state.leases.get_mut(&live.lease) {
+            lease.keys.insert(key.clone());
+        }
+    }
+}
