@@ -36,7 +36,7 @@ const JOIN: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_millis(500);
 
 /// How long the databases may take to close.
-const CLOSE: Duration = Duration::from_secs(1);
+const CLOSE: Duration = Duration::from_secs(3);
 
 /// Why a member cannot run, or had to stop.
 #[derive(Debug, thiserror::Error)]

@@ -16,9 +16,10 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::mpsc,
+    task::JoinHandle,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use tonic::{
     Code, Status, Streaming,
     transport::{Certificate, Channel, ClientTlsConfig, Identity},
@@ -38,8 +39,19 @@ static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 struct Store {
     port: u16,
     folder: tempfile::TempDir,
-    _stop: DropGuard,
+    stop: CancellationToken,
+    task: Option<JoinHandle<()>>,
     _alone: tokio::sync::MutexGuard<'static, ()>,
+}
+
+/// A process that ends while a database is being closed crashes in it, so the member is stopped, and waited for.
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        let Some(task) = self.task.take() else { return };
+        // How it ended is looked at where it matters.
+        let _ = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(task));
+    }
 }
 
 fn free_port() -> u16 {
@@ -63,13 +75,13 @@ impl Store {
         let flags = Command::try_parse_from(args.split_whitespace()).unwrap().flags;
         let stop = CancellationToken::new();
         let token = stop.clone();
-        tokio::spawn(async move { raft::run(flags, token).await.unwrap() });
+        let task = Some(tokio::spawn(async move { raft::run(flags, token).await.unwrap() }));
         let begun = Instant::now();
         while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
             assert!(begun.elapsed() < Duration::from_secs(30), "the member does not listen");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        Self { port, folder, _stop: stop.drop_guard(), _alone: alone }
+        Self { port, folder, stop, task, _alone: alone }
     }
 
     fn channel(&self) -> Channel {
