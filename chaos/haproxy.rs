@@ -45,7 +45,7 @@ pub(crate) fn config(layout: &Layout) -> String {
         "{HEAD}frontend api\n  bind 127.0.0.1:{port}\n  bind {address}:{API_PORT} namespace {namespace}\n  \
          default_backend masters\nbackend masters\n  balance roundrobin\n  option httpchk\n  http-check send meth GET \
          uri /readyz ver HTTP/1.1 hdr Host kubernetes\n  http-check expect status 200\n  default-server check \
-         check-ssl verify required verifyhost kubernetes ca-file {ca} inter 300ms fastinter 300ms downinter 300ms fall 3 \
+         check-ssl verify required verifyhost kubernetes ca-file {ca} inter 200ms fastinter 200ms downinter 300ms fall 3 \
          rise 1 tcp-ut {UNACKNOWLEDGED} observe layer4 error-limit 2 on-error mark-down on-marked-down shutdown-sessions\n{servers}",
         port = layout.spec.port,
         address = balancer.address,
