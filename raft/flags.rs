@@ -3,7 +3,7 @@
 //! Keeps true: after [`Config::new`] every URL, file combination and number has been checked, with an error that
 //! names the flag. Leaves files and ports to `run.rs`.
 
-use crate::network::{PeerTls, is_loopback};
+use crate::network::{PeerTls, is_loopback, is_url};
 use clap::ArgAction;
 use serve::{ServerTls, flags::duration};
 use sha2::{Digest, Sha256};
@@ -224,8 +224,7 @@ fn quota(bytes: i64) -> u64 {
 
 fn check_urls(flag: &'static str, urls: &[String]) -> Result<(), FlagError> {
     for url in urls {
-        let known = url.starts_with("https://") || url.starts_with("http://");
-        if !known || crate::network::host_port(url).is_err() {
+        if !is_url(url) {
             return wrong(flag, format!("{url:?} is no URL like https://10.0.0.1:2380"));
         }
         if url.starts_with("http://") && !is_loopback(url) {

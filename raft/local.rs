@@ -120,7 +120,9 @@ impl Local {
         Ok(Info { known_instance })
     }
 
+    /// What was granted to a lease, as the leader knows it: nobody else is to decide on leases.
     async fn grant(&self, lease: i64) -> Result<Grant, Refusal> {
+        self.confirm().await?;
         let grant = self.machine.look(move |state| state.leases.get(&lease).map(|lease| lease.grant)).await;
         grant.map_err(|error| Refusal::Failed(error.to_string()))?.ok_or(Refusal::LeaseNotFound)
     }
@@ -157,11 +159,7 @@ impl Local {
 
     /// Gives a lease its whole time again, if this member leads and the time is not over.
     pub(crate) async fn keep_alive(&self, id: i64) -> Reply {
-        let grant = match self.confirm().await {
-            Ok(()) => self.grant(id).await,
-            Err(refusal) => Err(refusal),
-        };
-        let grant = match grant {
+        let grant = match self.grant(id).await {
             Ok(grant) => grant,
             Err(refusal) => return Reply::Refused(refusal),
         };
@@ -173,11 +171,7 @@ impl Local {
 
     /// How long a lease has left, if this member leads.
     pub(crate) async fn time_to_live(&self, id: i64) -> Reply {
-        let grant = match self.confirm().await {
-            Ok(()) => self.grant(id).await,
-            Err(refusal) => Err(refusal),
-        };
-        let grant = match grant {
+        let grant = match self.grant(id).await {
             Ok(grant) => grant,
             Err(refusal) => return Reply::Refused(refusal),
         };

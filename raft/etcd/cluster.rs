@@ -3,7 +3,7 @@
 use super::{Member, errors, pb};
 use crate::{
     members::{self, Change},
-    network::host_port,
+    network::is_url,
     types::PeerNode,
 };
 use tonic::{Request, Response, Status};
@@ -38,11 +38,11 @@ fn urls(given: Vec<String>) -> Result<Vec<String>, Status> {
     let mut urls = given;
     urls.sort();
     urls.dedup();
-    let good = |url: &String| {
-        let known = url.starts_with("http://") || url.starts_with("https://");
-        known && host_port(url).is_ok()
-    };
-    if urls.is_empty() || !urls.iter().all(good) { Err(errors::BAD_URLS.into()) } else { Ok(urls) }
+    if urls.is_empty() || !urls.iter().all(|url| is_url(url)) {
+        Err(errors::BAD_URLS.into())
+    } else {
+        Ok(urls)
+    }
 }
 
 #[tonic::async_trait]

@@ -108,6 +108,11 @@ pub(crate) fn host_port(url: &str) -> io::Result<(String, u16)> {
     Ok((host.into(), uri.port_u16().ok_or_else(invalid)?))
 }
 
+/// Whether it is a URL at which a member can be reached: scheme, host and port.
+pub(crate) fn is_url(url: &str) -> bool {
+    (url.starts_with("https://") || url.starts_with("http://")) && host_port(url).is_ok()
+}
+
 /// Whether a URL leads to this machine only.
 pub(crate) fn is_loopback(url: &str) -> bool {
     host_port(url).is_ok_and(|(host, _)| {
