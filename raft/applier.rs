@@ -1,9 +1,9 @@
 //! openraft's handle to the state, and the thread behind it.
 //!
-//! Keeps true: one thread changes the state, in the log's order; openraft's own threads never touch the disk for
-//! it, nor wait until entries are applied: what openraft takes for applied is on its way here, boundedly much of it.
-//! What is applied in truth, [`Machine::applied`] tells. After an error the thread takes nothing more and the
-//! member stops.
+//! Keeps true: the state is changed in the log's order, by one thread, or at once by openraft's when there is little
+//! to do, nothing in line before it and nobody to wait for; otherwise openraft does not wait until entries are
+//! applied: what it takes for applied is on its way here, boundedly much of it. What is applied in truth,
+//! [`Machine::applied`] tells. After an error nothing more is applied and the member stops.
 
 use crate::{
     machine::Machine,
@@ -26,6 +26,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// Log entries applied in one batch, at most.
 const BATCH: usize = 512;
+/// Log entries applied at once, at most.
+const FEW: usize = 4;
 /// Chunks of entries in line to be applied, at most.
 const BACKLOG: usize = 16;
 
@@ -98,6 +100,11 @@ impl Applier {
         Self { machine, jobs, places: Arc::new(Semaphore::new(BACKLOG)) }
     }
 
+    /// Whether the thread has nothing to do: who has a place keeps it until the end.
+    fn is_idle(&self) -> bool {
+        self.places.available_permits() == BACKLOG
+    }
+
     async fn job(&self, make: impl FnOnce(Done) -> Job) -> io::Result<()> {
         let (done, waiter) = oneshot::channel();
         self.jobs.send(make(done)).map_err(|_| stopped())?;
@@ -124,7 +131,13 @@ impl RaftStateMachine<TypeConfig> for Applier {
         S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + Send,
     {
         let mut chunks = entries.try_chunks(BATCH);
-        while let Some(chunk) = chunks.try_next().await.map_err(|error| error.1)? {
+        while let Some(mut chunk) = chunks.try_next().await.map_err(|error| error.1)? {
+            if chunk.len() <= FEW && self.is_idle() {
+                chunk = match self.machine.try_apply(chunk).inspect_err(|error| self.machine.fail(error))? {
+                    Some(chunk) => chunk,
+                    None => continue,
+                };
+            }
             let place = self.places.clone().acquire_owned().await.map_err(io::Error::other)?;
             self.jobs.send(Job::Apply(chunk, place)).map_err(|_| stopped())?;
         }

@@ -8,7 +8,7 @@
 
 use crate::{
     codec,
-    engine::{Engine, Open},
+    engine::{Engine, Open, Use},
     types::{Entry, LogId, PeerNode, TypeConfig, Vote},
 };
 use openraft::{
@@ -24,6 +24,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
         mpsc::{self, Receiver, Sender},
     },
     time::Instant,
@@ -53,6 +54,8 @@ pub(crate) struct Log {
 struct Shared {
     engine: Engine,
     tail: RwLock<Tail>,
+    /// The first index that is not purged. What lies before it may still be on disk.
+    first: AtomicU64,
     /// What is committed, as long as no append has taken it along: it spares a restart some work, no more.
     committed: Mutex<Option<LogId>>,
     fsync: Box<dyn Fn(std::time::Duration) + Send + Sync>,
@@ -75,14 +78,14 @@ impl Log {
         path: &Path,
         fsync: impl Fn(std::time::Duration) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let engine = Engine::open(path, &[META, LOG], true)?;
+        let engine = Engine::open(path, &[META, LOG], Use::Log)?;
         let shared = Arc::new(Shared {
             tail: RwLock::default(),
+            first: AtomicU64::new(check(&engine)?),
             committed: Mutex::default(),
             engine,
             fsync: Box::new(fsync),
         });
-        check(&shared.engine)?;
         let (writer, queue) = mpsc::channel();
         let thread = shared.clone();
         std::thread::Builder::new().name("log".into()).spawn(move || write_loop(&thread, &queue))?;
@@ -109,7 +112,7 @@ impl Log {
         let mut batch = self.shared.engine.batch();
         batch.put(LOG, &at.index.to_be_bytes(), &codec::encode(&entry))?;
         batch.write()?;
-        self.shared.engine.flush(true)
+        self.shared.engine.sync()
     }
 
     fn purged(&self) -> io::Result<Option<LogId>> {
@@ -135,10 +138,11 @@ fn stopped() -> io::Error {
     io::Error::other("the log's writer has stopped after an earlier error")
 }
 
-/// A hole means that the disk lost what it had confirmed.
-fn check(engine: &Engine) -> io::Result<()> {
+/// A hole means that the disk lost what it had confirmed. Returns the first index that is not purged.
+fn check(engine: &Engine) -> io::Result<u64> {
     let purged: Option<LogId> = engine.get(META, PURGED)?.map(|bytes| codec::decode(&bytes)).transpose()?;
     let mut expect = purged.map(|id| id.index + 1);
+    let first = expect.unwrap_or_default();
     engine.scan(LOG, &expect.unwrap_or_default().to_be_bytes(), |key, _| {
         let index = index_of(key)?;
         if expect.is_some_and(|expect| expect != index) {
@@ -151,7 +155,8 @@ fn check(engine: &Engine) -> io::Result<()> {
         }
         expect = Some(index + 1);
         Ok(true)
-    })
+    })?;
+    Ok(first)
 }
 
 fn index_of(key: &[u8]) -> io::Result<u64> {
@@ -202,15 +207,20 @@ fn write_group(shared: &Shared, group: &[Write]) -> io::Result<()> {
             }
             Write::Purge { upto, .. } => {
                 batch.put(META, PURGED, &codec::encode(upto))?;
-                batch.delete_range(LOG, &0u64.to_be_bytes(), &(upto.index + 1).to_be_bytes())?;
             }
         }
     }
     batch.write()?;
     if sync {
         let start = Instant::now();
-        shared.engine.flush(true)?;
+        shared.engine.sync()?;
         (shared.fsync)(start.elapsed());
+    }
+    for write in group {
+        if let Write::Purge { upto, .. } = write {
+            // What lies in one file with newer entries goes with the next purge; nobody reads it.
+            shared.engine.drop_before(LOG, &(upto.index + 1).to_be_bytes())?;
+        }
     }
     Ok(())
 }
@@ -318,6 +328,7 @@ impl Shared {
 
     /// The entries of `[from, to)`. What is not in the tail is on disk; what is not yet on disk is in the tail.
     fn read(&self, from: u64, to: u64, limit: usize) -> io::Result<Vec<Entry>> {
+        let from = from.max(self.first.load(Ordering::Acquire));
         let (first, newest) = {
             let tail = self.tail.read().unwrap_or_else(PoisonError::into_inner);
             let first = tail.first().filter(|first| *first < to).unwrap_or(to);
@@ -450,6 +461,7 @@ impl RaftLogStorage<TypeConfig> for Log {
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
         self.wait(|done| Write::Purge { upto, done }).await?;
+        self.shared.first.store(upto.index + 1, Ordering::Release);
         self.shared.tail().purge(upto.index);
         Ok(())
     }

@@ -2,14 +2,14 @@
 //!
 //! Keeps true: a batch of log entries, the number of the last of them and the revision are written in one atomic
 //! batch, so a restart repeats none and leaves none out; readers see a batch whole or not at all; watchers hear of
-//! a change after readers can see it. No fsync here: the log can repeat what a power cut takes. What commands mean
+//! a change after readers can see it. Nothing is safe on the disk here: the log can repeat what a crash takes. What commands mean
 //! is `mvcc.rs`, what lies on disk `image.rs`; moving the state to another member is `snapshot.rs`.
 
 use crate::{
     applier::{self, Applier, Item},
     codec,
     command::{Alarm, Fault, KeyValue, Member, Outcome, Range, RangeResult, Response},
-    engine::Engine,
+    engine::{Engine, Use},
     image::{self, ALARM, KV, LEASE, MEMBER, META, SNAPSHOT, Saved, revision_of},
     lease::{Grant, Lease},
     mvcc::{self, Change, Commit, Effects, State, Values},
@@ -36,13 +36,15 @@ use tokio::sync::{oneshot, watch};
 const SCRUB: usize = 1000;
 /// Bytes of history read for a watcher that is behind.
 const HISTORY_BYTES: usize = 1 << 20;
-/// Values read while the lock is held; above, a view is taken instead.
+/// Values read while the lock on the state is held; more are read without it.
 const INLINE: usize = 16;
 
 /// The state, shared by everybody who reads it.
 pub(crate) struct Machine {
     pub(crate) engine: Engine,
     inner: RwLock<Inner>,
+    /// Held by who reads records without `inner`, and alone by who removes records. Never taken before `inner`.
+    removing: Arc<RwLock<()>>,
     hub: Hub,
     applied: watch::Sender<u64>,
     /// As saved, for those who may not wait behind a batch.
@@ -85,23 +87,25 @@ impl Machine {
     pub(crate) fn open(folder: &Path) -> io::Result<(Arc<Self>, Applier)> {
         let spool = folder.join("snap");
         std::fs::create_dir_all(&spool)?;
-        let engine = Engine::open(&folder.join("state"), &[KV, LEASE, MEMBER, META, ALARM], false)?;
+        let engine = Engine::open(&folder.join("state"), &[KV, LEASE, MEMBER, META, ALARM], Use::State)?;
         snapshot::resume(&engine, &spool)?;
         let (state, saved) = image::load(&engine)?;
         let mut inner = Inner { state, saved };
         let garbage = inner.state.index.compact(inner.state.compacted);
         let (scrub, queue) = mpsc::channel();
+        let removing: Arc<RwLock<()>> = Arc::default();
         let machine = Arc::new(Self {
             removed: RwLock::new(inner.saved.removed.clone()),
             hub: Hub::new(inner.state.revision),
             applied: watch::Sender::new(inner.saved.applied.map_or(0, |id| id.index)),
             engine: engine.clone(),
             inner: RwLock::new(inner),
+            removing: removing.clone(),
             spool,
             scrub,
             failure: OnceLock::new(),
         });
-        std::thread::Builder::new().name("scrub".into()).spawn(move || scrub_loop(&engine, &queue))?;
+        std::thread::Builder::new().name("scrub".into()).spawn(move || scrub_loop(&engine, &removing, &queue))?;
         machine.scrub(garbage);
         let (jobs, queue) = mpsc::channel();
         let thread = machine.clone();
@@ -130,6 +134,11 @@ impl Machine {
 
     fn write(&self) -> RwLockWriteGuard<'_, Inner> {
         self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// While this is held no record is removed.
+    fn keep(&self) -> RwLockReadGuard<'_, ()> {
+        self.removing.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a reader would not have to wait now.
@@ -187,9 +196,9 @@ impl Machine {
         if found.len() <= INLINE {
             return Ok((revision, Ok(found.read(query, &Disk(&self.engine))?)));
         }
-        let view = self.engine.view();
+        let _kept = self.keep();
         drop(inner);
-        Ok((revision, Ok(found.read(query, &view)?)))
+        Ok((revision, Ok(found.read(query, &Disk(&self.engine))?)))
     }
 
     /// The value of a key before a change; `None` when there was none or it is compacted.
@@ -303,7 +312,18 @@ impl Machine {
 
     /// Applies log entries in one atomic batch, and answers those who wait for them.
     pub(crate) fn apply(&self, entries: Vec<Item>) -> io::Result<()> {
-        let mut inner = self.write();
+        self.apply_to(self.write(), entries)
+    }
+
+    /// The same if that takes no waiting for readers; otherwise the entries come back.
+    pub(crate) fn try_apply(&self, entries: Vec<Item>) -> io::Result<Option<Vec<Item>>> {
+        match self.inner.try_write() {
+            Ok(inner) => self.apply_to(inner, entries).map(|()| None),
+            Err(_) => Ok(Some(entries)),
+        }
+    }
+
+    fn apply_to(&self, mut inner: RwLockWriteGuard<'_, Inner>, entries: Vec<Item>) -> io::Result<()> {
         let mut effects = Effects::default();
         let mut replies = Vec::new();
         for (entry, responder) in entries {
@@ -360,7 +380,9 @@ impl Machine {
     pub(crate) fn install(&self, meta: &SnapshotMeta, data: SnapshotData) -> io::Result<()> {
         let file = snapshot::spool(data, &self.spool)?;
         let mut inner = self.write();
+        let alone = self.removing.write().unwrap_or_else(PoisonError::into_inner);
         snapshot::install(&self.engine, meta, &file)?;
+        drop(alone);
         let (state, saved) = image::load(&self.engine)?;
         let index = saved.applied.map_or(0, |id| id.index);
         *inner = Inner { state, saved };
@@ -383,7 +405,7 @@ impl Machine {
         let mut batch = self.engine.batch();
         batch.put(META, SNAPSHOT, &[])?;
         batch.write()?;
-        self.engine.flush(true)?;
+        self.engine.sync()?;
         Ok(saved)
     }
 
@@ -395,14 +417,16 @@ impl Machine {
 
 /// Removes records in the order of their revisions: a key's deletion never goes before what it deleted, so a crash
 /// in between brings no key back.
-fn scrub_loop(engine: &Engine, queue: &Receiver<Scrub>) {
+fn scrub_loop(engine: &Engine, removing: &RwLock<()>, queue: &Receiver<Scrub>) {
     while let Ok(Scrub { removed, done }) = queue.recv() {
         for chunk in removed.chunks(SCRUB) {
             let mut batch = engine.batch();
+            let alone = removing.write().unwrap_or_else(PoisonError::into_inner);
             let written = chunk
                 .iter()
                 .try_for_each(|revision| batch.delete(KV, &revision.to_bytes()))
                 .and_then(|()| batch.write());
+            drop(alone);
             if let Err(error) = written {
                 tracing::error!(%error, "compacted records cannot be removed; they go after a restart");
                 return;

@@ -18,7 +18,7 @@ use crate::{
     node::Node,
     types::{PeerNode, Raft},
 };
-use openraft::SnapshotPolicy;
+use openraft::{SnapshotPolicy, storage::RaftLogStorage};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -176,10 +176,11 @@ async fn member(flags: Flags, stop: CancellationToken, until_closed: Open) -> Re
     let opening = config.clone();
     let metrics = Metrics::default();
     let (fsyncs, opened) = (metrics.clone(), move |fsyncs| open(&opening, fsyncs, until_closed));
-    let (log, machine, applier, identity) = tokio::task::spawn_blocking(move || opened(fsyncs))
+    let (mut log, machine, applier, identity) = tokio::task::spawn_blocking(move || opened(fsyncs))
         .await
         .map_err(|error| Error::Stopped(error.to_string()))??;
 
+    let committed = log.read_committed().await.map_err(disk)?.map_or(0, |id| id.index);
     let threads = Threads::new().map_err(disk)?;
     let runtime = threads.0.as_ref().expect("there until dropped").handle().clone();
     let peers = Peers::new(config.cluster, config.id, transport.clone(), runtime.clone());
@@ -209,6 +210,8 @@ async fn member(flags: Flags, stop: CancellationToken, until_closed: Open) -> Re
     // Nothing is told of this member before the others were asked about it: the answer would be its own word.
     let serving = async {
         joining.await?;
+        // Nobody is shown less than this member has shown before it was started again.
+        node.local.machine.wait_applied(committed).await;
         tokio::select! {
             served = clients.serve(member.clone(), inside.clone()) => served,
             () = publish(&config, &node, identity.instance) => Ok(()),

@@ -201,7 +201,7 @@ pub(crate) fn install(engine: &Engine, meta: &SnapshotMeta, file: &Path) -> io::
     let marker = Installing { file: file.into(), meta: meta.clone() };
     batch.put(META, INSTALLING, &codec::encode(&marker))?;
     batch.write()?;
-    engine.flush(true)?;
+    engine.sync()?;
     replace(engine, &marker)
 }
 
@@ -232,7 +232,7 @@ fn replace(engine: &Engine, marker: &Installing) -> io::Result<()> {
     batch.delete(META, INSTALLING)?;
     image::mark_snapshot(&mut batch)?;
     batch.write()?;
-    engine.flush(true)?;
+    engine.sync()?;
     std::fs::remove_file(&marker.file)
 }
 

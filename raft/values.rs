@@ -1,30 +1,24 @@
 //! Where the state machine's values are read: the records on disk.
 //!
 //! Keeps true: what is read is the record of exactly the revision asked for; many are read together. Which revisions
-//! a reader wants is left to `index.rs` and `query.rs`, writing them to `machine.rs`.
+//! a reader wants is left to `index.rs` and `query.rs`, writing and removing them to `machine.rs`.
 
 use crate::{
     codec,
     command::KeyValue,
-    engine::{Engine, View},
+    engine::Engine,
     image::KV,
     mvcc::Values,
     revision::Revision,
 };
 use std::{io, sync::Arc};
 
-/// Values on disk, as of now or of a view.
+/// Values on disk. Who reads several of them keeps them from being removed meanwhile.
 pub(crate) struct Disk<'a>(pub(crate) &'a Engine);
 
 impl Values for Disk<'_> {
     fn load(&self, revision: Revision) -> io::Result<Option<Arc<KeyValue>>> {
         record(self.0.get(KV, &revision.to_bytes())?)
-    }
-}
-
-impl Values for View<'_> {
-    fn load(&self, revision: Revision) -> io::Result<Option<Arc<KeyValue>>> {
-        record(self.get(KV, &revision.to_bytes())?)
     }
 
     /// Records written together lie together: they are read in the order of revisions, step by step where most
@@ -41,9 +35,9 @@ impl Values for View<'_> {
             Ok(())
         };
         if dense {
-            self.walk(KV, &keys, keep)?
+            self.0.walk(KV, &keys, keep)?
         } else {
-            self.get_all(KV, &keys, keep)?
+            self.0.get_all(KV, &keys, keep)?
         }
         Ok(records)
     }

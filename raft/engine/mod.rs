@@ -1,12 +1,13 @@
 //! Where bytes rest: two RocksDB databases, the log's and the state's, opened and tuned in one place.
 //!
-//! Keeps true: the log's database is written by `log.rs` only and synced before anything is acknowledged; the
-//! state's is never synced by itself, because the log can repeat it, except before the log is cut. Memory is bounded: one small
-//! block cache and small memtables. What the bytes mean is left to the callers.
+//! Keeps true: the log's database is written by `log.rs` only and synced before anything is acknowledged. The state's
+//! has no write-ahead log of its own, because the log can repeat it: what is on its disk is always the state of one
+//! moment, and [`Engine::sync`] before the log is cut makes it a late enough one. Memory is bounded: one small block
+//! cache and small memtables. What the bytes mean is left to the callers.
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Options,
-    ReadOptions, WriteBatch,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, FlushOptions,
+    Options, ReadOptions, WriteBatch, WriteOptions,
 };
 use std::{
     io,
@@ -27,10 +28,21 @@ const WAL: u64 = 32 << 20;
 /// Steps after which a search is cheaper.
 const STEPS: usize = 4;
 
+/// What a database is for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Use {
+    /// The log: what is written is in the file, and safe, after [`Engine::sync`].
+    Log,
+    /// The state: a process that ends without closing it loses the newest batches, all from some moment on.
+    State,
+}
+
 /// A database with named parts.
 #[derive(Clone)]
 pub(crate) struct Engine {
     db: Arc<DB>,
+    usage: Use,
+    parts: &'static [Part],
     /// Let go of after the database is closed: the order of these two fields matters.
     open: Arc<OnceLock<Open>>,
 }
@@ -46,26 +58,25 @@ fn failed(error: rocksdb::Error) -> io::Error {
 }
 
 impl Engine {
-    /// Opens or makes a database. Writes reach the file only with [`Engine::flush`] when `manual`.
-    pub(crate) fn open(path: &Path, parts: &[Part], manual: bool) -> io::Result<Self> {
+    /// Opens or makes a database.
+    pub(crate) fn open(path: &Path, parts: &'static [Part], usage: Use) -> io::Result<Self> {
         let cache = Cache::new_lru_cache(BLOCK_CACHE / 2);
-        let parts = parts.iter().map(|part| ColumnFamilyDescriptor::new(*part, part_options(&cache)));
+        let families =
+            parts.iter().map(|part| ColumnFamilyDescriptor::new(*part, part_options(usage, &cache)));
         let mut options = Options::default();
         options.create_if_missing(true);
         options.create_missing_column_families(true);
-        options.set_manual_wal_flush(manual);
-        // A torn tail was never acknowledged; anything else that is broken must not be read over.
-        options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
-        options.set_track_and_verify_wals_in_manifest(true);
-        options.set_recycle_log_file_num(0);
-        options.set_max_total_wal_size(WAL);
+        match usage {
+            Use::Log => log_options(&mut options),
+            Use::State => options.set_atomic_flush(true),
+        }
         options.set_db_write_buffer_size(ALL_MEMTABLES);
         options.set_max_background_jobs(2);
         options.set_max_open_files(256);
         options.set_keep_log_file_num(2);
         options.set_stats_dump_period_sec(0);
-        let db = DB::open_cf_descriptors(&options, path, parts).map_err(failed)?;
-        Ok(Self { db: Arc::new(db), open: Arc::default() })
+        let db = DB::open_cf_descriptors(&options, path, families).map_err(failed)?;
+        Ok(Self { db: Arc::new(db), usage, parts, open: Arc::default() })
     }
 
     /// Keeps this until the database is closed.
@@ -86,7 +97,45 @@ impl Engine {
         from: &[u8],
         visit: impl FnMut(&[u8], &[u8]) -> io::Result<bool>,
     ) -> io::Result<()> {
-        self.view().scan(part, from, visit)
+        visit_all(self.db.iterator_cf(&self.handle(part)?, from_key(from)), visit)
+    }
+
+    /// The values of many keys, which must be in order, each handed to `visit` with its key's place in the list.
+    pub(crate) fn get_all<K: AsRef<[u8]>>(
+        &self,
+        part: Part,
+        keys: &[K],
+        mut visit: impl FnMut(usize, Option<&[u8]>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let values =
+            self.db.batched_multi_get_cf_opt(&self.handle(part)?, keys, true, &ReadOptions::default());
+        for (place, value) in values.into_iter().enumerate() {
+            visit(place, value.map_err(failed)?.as_deref())?;
+        }
+        Ok(())
+    }
+
+    /// As [`Engine::get_all`], for keys of which most follow one another: it steps from one to the next.
+    pub(crate) fn walk<K: AsRef<[u8]>>(
+        &self,
+        part: Part,
+        keys: &[K],
+        mut visit: impl FnMut(usize, Option<&[u8]>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut at = self.db.raw_iterator_cf(&self.handle(part)?);
+        for (place, key) in keys.iter().map(AsRef::as_ref).enumerate() {
+            for _ in 0..STEPS {
+                if at.key().is_some_and(|found| found < key) {
+                    at.next();
+                }
+            }
+            if at.key().is_none_or(|found| found < key) {
+                at.seek(key);
+            }
+            at.status().map_err(failed)?;
+            visit(place, at.item().filter(|(found, _)| *found == key).map(|(_, value)| value))?;
+        }
+        Ok(())
     }
 
     /// The last key and value of a part.
@@ -105,10 +154,23 @@ impl Engine {
         Batch { engine: self, batch: WriteBatch::default() }
     }
 
-    /// Hands what was written to the operating system, and with `sync` to the disk. After an error nothing may be
-    /// written any more: which writes are on disk is unknown.
-    pub(crate) fn flush(&self, sync: bool) -> io::Result<()> {
-        self.db.flush_wal(sync).map_err(failed)
+    /// Returns when all that was written is safe on the disk. After an error nothing may be written any more: which
+    /// writes are on disk is unknown.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        match self.usage {
+            Use::Log => self.db.flush_wal(true).map_err(failed),
+            Use::State => {
+                let handles =
+                    self.parts.iter().map(|part| self.handle(part)).collect::<io::Result<Vec<_>>>()?;
+                let all: Vec<_> = handles.iter().collect();
+                self.db.flush_cfs_opt(&all, &FlushOptions::default()).map_err(failed)
+            }
+        }
+    }
+
+    /// Lets go of files that hold nothing but keys of a part before `to`; others of these keys stay.
+    pub(crate) fn drop_before(&self, part: Part, to: &[u8]) -> io::Result<()> {
+        self.db.delete_file_in_range_cf(&self.handle(part)?, &[][..], to).map_err(failed)
     }
 
     /// Bytes on disk, and bytes of them in use.
@@ -136,7 +198,37 @@ impl Engine {
     }
 }
 
-fn part_options(cache: &Cache) -> Options {
+/// A torn tail was never acknowledged; anything else that is broken must not be read over.
+fn log_options(options: &mut Options) {
+    options.set_manual_wal_flush(true);
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options.set_track_and_verify_wals_in_manifest(true);
+    options.set_recycle_log_file_num(0);
+    options.set_max_total_wal_size(WAL);
+}
+
+fn from_key(key: &[u8]) -> rocksdb::IteratorMode<'_> {
+    rocksdb::IteratorMode::From(key, rocksdb::Direction::Forward)
+}
+
+type Item = Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>;
+
+fn visit_all(
+    items: impl Iterator<Item = Item>,
+    mut visit: impl FnMut(&[u8], &[u8]) -> io::Result<bool>,
+) -> io::Result<()> {
+    for item in items {
+        let (key, value) = item.map_err(failed)?;
+        if !visit(&key, &value)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Entries of the log come in order and are let go of in whole files, so its files are moved down, never merged, and
+/// live too short for compression to pay.
+fn part_options(usage: Use, cache: &Cache) -> Options {
     let mut table = BlockBasedOptions::default();
     table.set_block_cache(cache);
     table.set_cache_index_and_filter_blocks(true);
@@ -145,7 +237,10 @@ fn part_options(cache: &Cache) -> Options {
     options.set_block_based_table_factory(&table);
     options.set_write_buffer_size(MEMTABLE);
     options.set_max_write_buffer_number(MEMTABLES);
-    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_compression_type(match usage {
+        Use::Log => DBCompressionType::None,
+        Use::State => DBCompressionType::Lz4,
+    });
     options
 }
 
@@ -161,61 +256,14 @@ impl View<'_> {
         self.snapshot.get_cf(&self.engine.handle(part)?, key).map_err(failed)
     }
 
-    /// The values of many keys, which must be in order, each handed to `visit` with its key's place in the list.
-    pub(crate) fn get_all<K: AsRef<[u8]>>(
-        &self,
-        part: Part,
-        keys: &[K],
-        mut visit: impl FnMut(usize, Option<&[u8]>) -> io::Result<()>,
-    ) -> io::Result<()> {
-        let mut options = ReadOptions::default();
-        options.set_snapshot(&self.snapshot);
-        let handle = self.engine.handle(part)?;
-        let values = self.engine.db.batched_multi_get_cf_opt(&handle, keys, true, &options);
-        for (place, value) in values.into_iter().enumerate() {
-            visit(place, value.map_err(failed)?.as_deref())?;
-        }
-        Ok(())
-    }
-
-    /// As [`View::get_all`], for keys of which most follow one another: it steps from one to the next.
-    pub(crate) fn walk<K: AsRef<[u8]>>(
-        &self,
-        part: Part,
-        keys: &[K],
-        mut visit: impl FnMut(usize, Option<&[u8]>) -> io::Result<()>,
-    ) -> io::Result<()> {
-        let mut at = self.snapshot.raw_iterator_cf(&self.engine.handle(part)?);
-        for (place, key) in keys.iter().map(AsRef::as_ref).enumerate() {
-            for _ in 0..STEPS {
-                if at.key().is_some_and(|found| found < key) {
-                    at.next();
-                }
-            }
-            if at.key().is_none_or(|found| found < key) {
-                at.seek(key);
-            }
-            at.status().map_err(failed)?;
-            visit(place, at.item().filter(|(found, _)| *found == key).map(|(_, value)| value))?;
-        }
-        Ok(())
-    }
-
     /// Everything from a key on, in order, until `visit` says `false`.
     pub(crate) fn scan(
         &self,
         part: Part,
         from: &[u8],
-        mut visit: impl FnMut(&[u8], &[u8]) -> io::Result<bool>,
+        visit: impl FnMut(&[u8], &[u8]) -> io::Result<bool>,
     ) -> io::Result<()> {
-        let mode = rocksdb::IteratorMode::From(from, rocksdb::Direction::Forward);
-        for item in self.snapshot.iterator_cf(&self.engine.handle(part)?, mode) {
-            let (key, value) = item.map_err(failed)?;
-            if !visit(&key, &value)? {
-                break;
-            }
-        }
-        Ok(())
+        visit_all(self.snapshot.iterator_cf(&self.engine.handle(part)?, from_key(from)), visit)
     }
 }
 
@@ -246,6 +294,8 @@ impl Batch<'_> {
 
     /// Does it.
     pub(crate) fn write(self) -> io::Result<()> {
-        self.engine.db.write(self.batch).map_err(failed)
+        let mut options = WriteOptions::default();
+        options.disable_wal(self.engine.usage == Use::State);
+        self.engine.db.write_opt(self.batch, &options).map_err(failed)
     }
 }

@@ -135,7 +135,7 @@ fn a_restart_repeats_nothing_and_forgets_nothing() {
 fn many_values_are_read_as_one_by_one() {
     let place = Place::new();
     let (machine, _applier) = machine_with(&place, 300);
-    let view = machine.engine.view();
+    let view = Disk(&machine.engine);
     for step in [1, 2, 3, 7, 50] {
         let mut wanted: Vec<Revision> =
             (2..400).step_by(step).map(|main| Revision { main, sub: 0 }).collect();
