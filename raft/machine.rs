@@ -105,7 +105,9 @@ impl Machine {
             scrub,
             failure: OnceLock::new(),
         });
-        std::thread::Builder::new().name("scrub".into()).spawn(move || scrub_loop(&engine, &removing, &queue))?;
+        std::thread::Builder::new()
+            .name("scrub".into())
+            .spawn(move || scrub_loop(&engine, &removing, &queue))?;
         machine.scrub(garbage);
         let (jobs, queue) = mpsc::channel();
         let thread = machine.clone();

@@ -3,14 +3,7 @@
 //! Keeps true: what is read is the record of exactly the revision asked for; many are read together. Which revisions
 //! a reader wants is left to `index.rs` and `query.rs`, writing and removing them to `machine.rs`.
 
-use crate::{
-    codec,
-    command::KeyValue,
-    engine::Engine,
-    image::KV,
-    mvcc::Values,
-    revision::Revision,
-};
+use crate::{codec, command::KeyValue, engine::Engine, image::KV, mvcc::Values, revision::Revision};
 use std::{io, sync::Arc};
 
 /// Values on disk. Who reads several of them keeps them from being removed meanwhile.
