@@ -10,6 +10,7 @@ use crate::{
     codec,
     engine::{Engine, Open},
     types::{Entry, LogId, PeerNode, TypeConfig, Vote},
+    work::{self, More, Sender},
 };
 use openraft::{
     RaftLogReader,
@@ -20,12 +21,9 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt::Debug,
     io,
-    ops::{Bound, RangeBounds},
+    ops::{Bound, ControlFlow, RangeBounds},
     path::Path,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        mpsc::{self, Receiver, Sender},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Instant,
 };
 use tokio::sync::oneshot;
@@ -83,9 +81,8 @@ impl Log {
             fsync: Box::new(fsync),
         });
         check(&shared.engine)?;
-        let (writer, queue) = mpsc::channel();
         let thread = shared.clone();
-        std::thread::Builder::new().name("log".into()).spawn(move || write_loop(&thread, &queue))?;
+        let writer = work::spawn("log", move |first, more| write_turn(&thread, first, more))?;
         Ok(Self { shared, writer })
     }
 
@@ -160,25 +157,21 @@ fn index_of(key: &[u8]) -> io::Result<u64> {
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "bad log key"))
 }
 
-fn write_loop(shared: &Shared, queue: &Receiver<Write>) {
-    while let Ok(first) = queue.recv() {
-        let mut group = vec![first];
-        while group.len() < GROUP {
-            let Ok(next) = queue.try_recv() else { break };
-            group.push(next);
-        }
-        let result = write_group(shared, &group);
-        let failed = result.is_err();
-        if let Err(error) = &result {
-            tracing::error!(%error, "the log cannot be written: this member stops");
-        }
-        for write in group {
-            acknowledge(shared, write, &result);
-        }
-        if failed {
-            return;
-        }
+fn write_turn(shared: &Shared, first: Write, more: More<'_, Write>) -> ControlFlow<()> {
+    let mut group = vec![first];
+    while group.len() < GROUP {
+        let Some(next) = more() else { break };
+        group.push(next);
     }
+    let result = write_group(shared, &group);
+    let failed = result.is_err();
+    if let Err(error) = &result {
+        tracing::error!(%error, "the log cannot be written: this member stops");
+    }
+    for write in group {
+        acknowledge(shared, write, &result);
+    }
+    if failed { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 fn write_group(shared: &Shared, group: &[Write]) -> io::Result<()> {
@@ -369,8 +362,7 @@ impl Log {
             return Ok(entries);
         }
         let shared = self.shared.clone();
-        let read = tokio::task::spawn_blocking(move || shared.read(from, to, limit)).await;
-        read.map_err(io::Error::other).flatten()
+        work::blocking(move || shared.read(from, to, limit)).await.flatten()
     }
 }
 

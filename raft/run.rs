@@ -112,10 +112,10 @@ pub enum Error {
 
 /// Which member a data directory belongs to.
 #[derive(Debug, Deserialize, PartialEq, Serialize)]
-struct Identity {
+pub(crate) struct Identity {
     cluster: u64,
     id: u64,
-    instance: u64,
+    pub(crate) instance: u64,
 }
 
 /// A thread of its own for the group: one, for each hand-over between two costs more than the work handed over.
@@ -224,7 +224,7 @@ async fn member(flags: Flags, stop: CancellationToken, until_closed: Open) -> Re
 }
 
 /// The cluster and the number of a member that was added: from its data directory, or else from the others.
-async fn place(config: &Config, transport: &Transport) -> Result<(u64, u64), Error> {
+pub(crate) async fn place(config: &Config, transport: &Transport) -> Result<(u64, u64), Error> {
     let path = &config.flags.data_dir;
     let found = read_identity(&path.join("member/identity"));
     let found = found.map_err(|source| Error::Disk { path: path.clone(), source })?;
@@ -275,9 +275,10 @@ async fn bind_metrics(config: &Config) -> Result<Vec<TcpListener>, Error> {
     Ok(listeners)
 }
 
+/// What a data directory holds.
 type Opened = (Log, Arc<Machine>, crate::applier::Applier, Identity);
 
-fn open(config: &Config, metrics: Metrics, until_closed: Open) -> Result<Opened, Error> {
+pub(crate) fn open(config: &Config, metrics: Metrics, until_closed: Open) -> Result<Opened, Error> {
     let path = &config.flags.data_dir;
     let folder = path.join("member");
     let disk = |source| Error::Disk { path: path.clone(), source };
@@ -345,7 +346,7 @@ fn write_identity(folder: &Path, identity: &Identity) -> io::Result<()> {
 
 /// The longest a follower waits is its lease on the leader plus its own draw. Together they stay within
 /// --election-timeout.
-fn raft_config(config: &Config) -> Result<Arc<openraft::Config>, Error> {
+pub(crate) fn raft_config(config: &Config) -> Result<Arc<openraft::Config>, Error> {
     let election = config.flags.election_timeout;
     let raft = openraft::Config {
         cluster_name: format!("{:x}", config.cluster),
@@ -367,7 +368,7 @@ fn raft_config(config: &Config) -> Result<Arc<openraft::Config>, Error> {
 }
 
 /// At the first start, forms the group with the others, unless they know this member from earlier.
-async fn join(config: Arc<Config>, node: Arc<Node>) -> Result<(), Error> {
+pub(crate) async fn join(config: Arc<Config>, node: Arc<Node>) -> Result<(), Error> {
     let stopped = |error: &dyn std::fmt::Display| Error::Stopped(error.to_string());
     let raft = &node.local.raft;
     if raft.is_initialized().await.map_err(|error| stopped(&error))? {
@@ -419,7 +420,7 @@ async fn known_to_others(config: &Config, node: &Node) -> bool {
 }
 
 /// Tells the group who this member is and where clients reach it, until it knows.
-async fn publish(config: &Config, node: &Node, instance: u64) {
+pub(crate) async fn publish(config: &Config, node: &Node, instance: u64) {
     let member = Member {
         id: config.id,
         instance,

@@ -1,9 +1,9 @@
-//! Where bytes rest: two RocksDB databases, the log's and the state's, opened and tuned in one place.
+//! RocksDB, opened and tuned in one place.
 //!
-//! Keeps true: the log's database is written by `log.rs` only and synced before anything is acknowledged; the
-//! state's is never synced by itself, because the log can repeat it, except before the log is cut. Memory is bounded: one small
-//! block cache and small memtables. What the bytes mean is left to the callers.
+//! Keeps true: a torn tail of the write-ahead log is cut, anything else that is broken is an error. Memory is bounded:
+//! one small block cache and small memtables. When what is synced is left to the callers.
 
+use super::{Open, Part};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Options,
     ReadOptions, WriteBatch,
@@ -34,12 +34,6 @@ pub(crate) struct Engine {
     /// Let go of after the database is closed: the order of these two fields matters.
     open: Arc<OnceLock<Open>>,
 }
-
-/// Kept by whatever must be closed before the process may end. The last to let go of it ends the wait of who made it.
-pub(crate) type Open = tokio::sync::mpsc::Sender<std::convert::Infallible>;
-
-/// One part of a database.
-pub(crate) type Part = &'static str;
 
 fn failed(error: rocksdb::Error) -> io::Error {
     io::Error::other(error)
