@@ -37,10 +37,13 @@ pub(super) fn history(history: &History, truth: &Truth) -> Result<State, String>
     Ok(states.into_iter().next_back().unwrap_or_default())
 }
 
-/// Leases that still have keys.
-pub(super) fn leases_left(truth: &Truth) -> usize {
-    let last = replay(truth).ok().and_then(|states| states.into_iter().next_back());
-    last.map_or(0, |state| state.values().filter(|kv| kv.lease != 0).count())
+/// Keys that still hang on leases.
+pub(super) fn leases_left(truth: &Truth) -> Vec<KeyValue> {
+    let mut left = BTreeMap::new();
+    for kv in truth.commits.values().flat_map(|change| &change.kvs) {
+        left.insert(&kv.key, kv);
+    }
+    left.into_values().filter(|kv| kv.lease != 0).cloned().collect()
 }
 
 /// The keys at every revision.

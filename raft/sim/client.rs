@@ -6,7 +6,7 @@
 
 use super::{
     call,
-    world::{Answer, Failure, Op, SEATS, Seat, Told, World, url},
+    world::{Answer, Failure, History, Op, SEATS, Seat, Told, World, url},
 };
 use crate::etcd::{
     Member,
@@ -88,6 +88,10 @@ impl Client {
     /// Makes a call and records it. Whoever crashes meanwhile leaves it without an end.
     async fn call(&self, op: Op) -> Result<Answer, Failure> {
         let call = self.world.history.borrow_mut().begin(self.seat, op.clone());
+        let _ending = Ending {
+            world: self.world.clone(),
+            end: move |history: &mut History| history.calls[call].given_up = true,
+        };
         let result = call::serve(&self.server, op).await.map_err(|status| call::failure(&status));
         self.world.history.borrow_mut().end(call, result.clone());
         result
@@ -265,7 +269,10 @@ impl Client {
         let created = responses.recv().await?.ok()?;
         let from = if from == 0 { call::revision(created.header) + 1 } else { from };
         let watch = self.world.history.borrow_mut().watch(self.seat, from, key);
-        let _closing = Closing { world: self.world.clone(), watch };
+        let _ending = Ending {
+            world: self.world.clone(),
+            end: move |history: &mut History| history.watches[watch].open = false,
+        };
         let told = self.listen(watch, &requests, &mut responses);
         match most {
             Some(most) => drop(timeout(most, told).await),
@@ -304,14 +311,14 @@ impl Client {
     }
 }
 
-/// Notes that nobody listens any more, also when the listener crashes.
-struct Closing {
+/// Notes that a client does not wait any more, also when it crashes.
+struct Ending<F: Fn(&mut History)> {
     world: Rc<World>,
-    watch: usize,
+    end: F,
 }
 
-impl Drop for Closing {
+impl<F: Fn(&mut History)> Drop for Ending<F> {
     fn drop(&mut self) {
-        self.world.history.borrow_mut().watches[self.watch].open = false;
+        (self.end)(&mut self.world.history.borrow_mut());
     }
 }

@@ -5,7 +5,7 @@
 //! `faults.rs`.
 
 use super::{
-    check,
+    check::{self, Checked, require},
     faults::{Faults, LATENCY},
     member,
     world::{Op, SEATS, World, name},
@@ -70,16 +70,18 @@ pub(super) fn run(seed: u64, folder: &Path) -> Result<Report, String> {
         let world = world.clone();
         run.sim.host(name(seat), move || member::run(world.clone(), seat));
     }
-    run.until(FIRST_LEADER, "no first leader", |world| !world.reached.borrow().terms.is_empty())?;
+    run.until(FIRST_LEADER, "no first leader", |world| {
+        require(!world.reached.borrow().terms.is_empty(), String::new)
+    })?;
     let end = run.sim.elapsed() + HARM;
     while run.sim.elapsed() < end {
         run.step(true)?;
     }
     let healed = world.history.borrow_mut().tick(&"healed");
     run.faults.heal(&mut run.sim, &world);
-    run.until(HEALED, "a member does not serve after all harm has ended", |world| serving(world, healed))?;
+    run.until(HEALED, "after all harm has ended", |world| serving(world, healed))?;
     world.quiet.set(true);
-    run.until(HEALED, "members do not agree after all harm has ended", |world| settled(world, healed))?;
+    run.until(HEALED, "after all harm has ended", |world| settled(world, healed))?;
     agreed(&world)?;
     Ok(Report { world })
 }
@@ -117,11 +119,11 @@ impl Run<'_> {
         self.world.truth.borrow_mut().leads(metrics.current_term, served.config.id)
     }
 
-    fn until(&mut self, limit: Duration, problem: &str, done: impl Fn(&World) -> bool) -> Result<(), String> {
+    fn until(&mut self, limit: Duration, what: &str, done: impl Fn(&World) -> Checked) -> Checked {
         let end = self.sim.elapsed() + limit;
-        while !done(&self.world) {
+        while let Err(missing) = done(&self.world) {
             if self.sim.elapsed() > end {
-                return Err(format!("{problem}: {}", describe(&self.world)));
+                return Err(format!("{what}: {missing}: {}", describe(&self.world)));
             }
             self.step(false)?;
         }
@@ -143,45 +145,43 @@ fn describe(world: &World) -> String {
     };
     let members: Vec<String> = world.running.borrow().iter().map(one).collect();
     format!(
-        "{members:#?} members at {:?}, newest revision {}",
+        "{members:?} members at {:?}, newest revision {}",
         world.members(),
         world.truth.borrow().revision()
     )
 }
 
 /// Every member has served writes or linearizable reads since.
-fn serving(world: &World, since: u64) -> bool {
+fn serving(world: &World, since: u64) -> Result<(), String> {
     let history = world.history.borrow();
-    world.members().into_iter().all(|seat| {
+    let serves = |seat: usize| {
         let fresh = |call: &&super::world::Call| {
             let stale = matches!(call.op, Op::Read { serializable: true, .. });
-            call.seat == seat && call.begun.0 > since && !stale && matches!(call.ended, Some((_, Ok(_))))
+            call.seat == seat && !stale && matches!(call.ended, Some((_, Ok(_))))
         };
         history.calls.iter().rev().take_while(|call| call.begun.0 > since).filter(fresh).count() >= 3
-    })
+    };
+    let silent: Vec<usize> = world.members().into_iter().filter(|seat| !serves(*seat)).collect();
+    require(silent.is_empty(), || format!("{silent:?} do not serve"))
 }
 
-/// No call is under way any more, no lease is left, and all members have applied and shown the same.
-fn settled(world: &World, since: u64) -> bool {
-    let history = world.history.borrow();
-    let open =
-        history.calls.iter().rev().take_while(|call| call.begun.0 > since).any(|call| call.ended.is_none());
+/// No call is under way any more, no lease is left, all members have applied the same, all watchers been told of it.
+fn settled(world: &World, since: u64) -> Result<(), String> {
+    let (history, truth) = (world.history.borrow(), world.truth.borrow());
+    let recent = history.calls.iter().rev().take_while(|call| call.begun.0 > since);
+    let open: Vec<_> = recent.filter(|call| call.ended.is_none() && !call.given_up).collect();
+    require(open.is_empty(), || format!("calls are not answered: {open:?}"))?;
     let running = world.running.borrow();
-    let members = world.members();
-    let states: Vec<_> = members
-        .iter()
-        .filter_map(|seat| running[*seat].as_ref())
-        .map(|served| served.node.local.machine.saved())
-        .map(|saved| (saved.applied, saved.revision, saved.compacted))
-        .collect();
-    let same = states.len() == members.len() && states.iter().all(|state| *state == states[0]);
-    let newest = world.truth.borrow().revision();
-    let told = history.watches.iter().filter(|watch| watch.open && watch.key.is_none());
-    !open
-        && same
-        && states[0].1 == newest
-        && told.fold(true, |all, watch| all && watch.seen >= newest)
-        && check::leases_left(&world.truth.borrow()) == 0
+    let machines = running.iter().flatten().map(|served| served.node.local.machine.saved());
+    let states: Vec<_> = machines.map(|saved| (saved.applied, saved.revision, saved.compacted)).collect();
+    let newest = truth.revision();
+    let same = states.iter().all(|state| *state == states[0] && state.1 == newest);
+    require(same && states.len() == world.members().len(), || format!("members differ: {states:?}"))?;
+    let left = check::leases_left(&truth);
+    require(left.is_empty(), || format!("leases do not end: {left:?}"))?;
+    let behind = |watch: &&super::world::Watch| watch.open && watch.key.is_none() && watch.seen < newest;
+    let behind: Vec<_> = history.watches.iter().filter(behind).collect();
+    require(behind.is_empty(), || format!("watches were not told of {newest}: {behind:?}"))
 }
 
 /// Checks everything.

@@ -79,6 +79,8 @@ pub(super) struct Call {
     pub(super) begun: (u64, Duration),
     /// When it ended, and how.
     pub(super) ended: Option<(u64, Result<Answer, Failure>)>,
+    /// Whoever asked does not wait any more.
+    pub(super) given_up: bool,
 }
 
 /// What a watcher is told at a time.
@@ -146,7 +148,7 @@ impl History {
     pub(super) fn begin(&mut self, seat: usize, op: Op) -> usize {
         let number = self.tick(&("call", self.calls.len(), seat, &op));
         let begun = (number, self.now());
-        self.calls.push(Call { seat, op, begun, ended: None });
+        self.calls.push(Call { seat, op, begun, ended: None, given_up: false });
         self.calls.len() - 1
     }
 
