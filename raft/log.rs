@@ -98,6 +98,11 @@ impl Log {
         Ok(last.map(|entry| entry.log_id()).max(self.purged()?))
     }
 
+    /// The vote that this member gave last.
+    pub(crate) fn vote(&self) -> io::Result<Option<Vote>> {
+        self.read_meta(VOTE)
+    }
+
     /// Adds an entry after the last one that makes a member the only one. Only before the group is started.
     pub(crate) fn force(&self, last: LogId, id: u64, node: PeerNode) -> io::Result<()> {
         let alone = openraft::Membership::new(vec![BTreeSet::from([id])], BTreeMap::from([(id, node)]));
@@ -380,7 +385,7 @@ impl RaftLogReader<TypeConfig> for Log {
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
-        self.read_meta(VOTE)
+        self.vote()
     }
 }
 

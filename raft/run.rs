@@ -73,7 +73,7 @@ pub enum Error {
         /// What it is instead.
         problem: String,
     },
-    /// The log has less than the state was made of.
+    /// The state was made of a log that is not there any more.
     #[error("the data directory {} lost log entries that were confirmed: this member must not take part any more; replace it", path.display())]
     LostLog {
         /// The directory.
@@ -288,7 +288,9 @@ pub(crate) fn open(config: &Config, metrics: Metrics, until_closed: Open) -> Res
     log.keep(until_closed.clone());
     machine.engine.keep(until_closed);
     let last = log.last().map_err(disk)?;
-    if machine.saved().applied > last {
+    // The log may end before the state: what was applied was on the disks of a majority, not yet on this one, or came
+    // with a snapshot. But nothing was ever applied here before there was a vote.
+    if machine.saved().applied.is_some() && log.vote().map_err(disk)?.is_none() {
         return Err(Error::LostLog { path: path.clone() });
     }
     if config.flags.force_new_cluster {
