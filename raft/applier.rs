@@ -9,19 +9,14 @@ use crate::{
     machine::Machine,
     snapshot::{self, SnapshotData},
     types::{Entry, LogId, Membership, Snapshot, SnapshotMeta, TypeConfig},
+    work::{self, More, Sender},
 };
 use futures::{Stream, TryStreamExt};
 use openraft::{
     RaftSnapshotBuilder,
     storage::{ApplyResponder, EntryResponder, RaftStateMachine},
 };
-use std::{
-    io,
-    sync::{
-        Arc,
-        mpsc::{Receiver, Sender},
-    },
-};
+use std::{io, ops::ControlFlow, sync::Arc};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// Log entries applied in one batch, at most.
@@ -44,13 +39,13 @@ pub(crate) enum Job {
     Barrier(Done),
 }
 
-/// The thread: does jobs until one fails.
-pub(crate) fn job_loop(machine: &Machine, jobs: &Receiver<Job>) {
-    let mut next = None;
-    while let Some(job) = next.take().or_else(|| jobs.recv().ok()) {
+/// The thread's turn: does jobs until one fails.
+pub(crate) fn job_turn(machine: &Machine, first: Job, more: More<'_, Job>) -> ControlFlow<()> {
+    let mut next = Some(first);
+    while let Some(job) = next.take() {
         let result = match job {
             Job::Apply(entries, _place) => {
-                let (entries, other) = gather(entries, jobs);
+                let (entries, other) = gather(entries, more);
                 next = other;
                 machine.apply(entries)
             }
@@ -60,14 +55,15 @@ pub(crate) fn job_loop(machine: &Machine, jobs: &Receiver<Job>) {
         if let Err(error) = result {
             tracing::error!(%error, "the state cannot be written: this member stops");
             machine.fail(&error);
-            return;
+            return ControlFlow::Break(());
         }
     }
+    ControlFlow::Continue(())
 }
 
 /// What else is in line to be applied goes into the same batch. Returns the first job that does not fit, too.
-fn gather(mut entries: Vec<Item>, jobs: &Receiver<Job>) -> (Vec<Item>, Option<Job>) {
-    while let Ok(job) = jobs.try_recv() {
+fn gather(mut entries: Vec<Item>, more: More<'_, Job>) -> (Vec<Item>, Option<Job>) {
+    while let Some(job) = more() {
         match job {
             Job::Apply(more, _place) if entries.len() + more.len() <= BATCH => entries.extend(more),
             other => return (entries, Some(other)),
@@ -156,8 +152,7 @@ impl RaftStateMachine<TypeConfig> for Applier {
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
         let machine = self.machine.clone();
         let asked = machine.clone();
-        let has = tokio::task::spawn_blocking(move || asked.has_snapshot()).await;
-        if !has.map_err(io::Error::other).flatten()? {
+        if !work::blocking(move || asked.has_snapshot()).await.flatten()? {
             return Ok(None);
         }
         snapshot::live(machine).await.map(Some)
@@ -173,8 +168,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Applier {
         // openraft expects everything in it that it takes for applied.
         self.job(Job::Barrier).await?;
         let machine = self.machine.clone();
-        let saved =
-            tokio::task::spawn_blocking(move || machine.settle()).await.map_err(io::Error::other)??;
+        let saved = work::blocking(move || machine.settle()).await??;
         let mut snapshot = snapshot::live(self.machine.clone()).await?;
         snapshot.meta.last_log_id = saved.applied;
         snapshot.meta.last_membership = saved.membership;

@@ -8,8 +8,9 @@
 use bytes::Bytes;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    time::{Duration, Instant},
+    time::Duration,
 };
+use tokio::time::Instant;
 
 /// What was granted once.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

@@ -26,10 +26,13 @@ mod obituary;
 mod query;
 mod revision;
 mod run;
+#[cfg(test)]
+mod sim;
 mod snapshot;
 mod types;
 mod values;
 mod watch;
+mod work;
 
 pub use flags::{FlagError, Flags};
 pub use run::{Error, run};

@@ -10,6 +10,7 @@ use crate::{
     codec,
     engine::{Engine, Open, Use},
     types::{Entry, LogId, PeerNode, TypeConfig, Vote},
+    work::{self, More, Sender},
 };
 use openraft::{
     RaftLogReader,
@@ -20,12 +21,11 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt::Debug,
     io,
-    ops::{Bound, RangeBounds},
+    ops::{Bound, ControlFlow, RangeBounds},
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
-        mpsc::{self, Receiver, Sender},
     },
     time::Instant,
 };
@@ -86,9 +86,8 @@ impl Log {
             engine,
             fsync: Box::new(fsync),
         });
-        let (writer, queue) = mpsc::channel();
         let thread = shared.clone();
-        std::thread::Builder::new().name("log".into()).spawn(move || write_loop(&thread, &queue))?;
+        let writer = work::spawn("log", move |first, more| write_turn(&thread, first, more))?;
         Ok(Self { shared, writer })
     }
 
@@ -102,6 +101,11 @@ impl Log {
         let last = self.shared.engine.last(LOG)?;
         let last = last.map(|(_, bytes)| codec::decode::<Entry>(&bytes)).transpose()?;
         Ok(last.map(|entry| entry.log_id()).max(self.purged()?))
+    }
+
+    /// The vote that this member gave last.
+    pub(crate) fn vote(&self) -> io::Result<Option<Vote>> {
+        self.read_meta(VOTE)
     }
 
     /// Adds an entry after the last one that makes a member the only one. Only before the group is started.
@@ -165,25 +169,21 @@ fn index_of(key: &[u8]) -> io::Result<u64> {
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "bad log key"))
 }
 
-fn write_loop(shared: &Shared, queue: &Receiver<Write>) {
-    while let Ok(first) = queue.recv() {
-        let mut group = vec![first];
-        while group.len() < GROUP {
-            let Ok(next) = queue.try_recv() else { break };
-            group.push(next);
-        }
-        let result = write_group(shared, &group);
-        let failed = result.is_err();
-        if let Err(error) = &result {
-            tracing::error!(%error, "the log cannot be written: this member stops");
-        }
-        for write in group {
-            acknowledge(shared, write, &result);
-        }
-        if failed {
-            return;
-        }
+fn write_turn(shared: &Shared, first: Write, more: More<'_, Write>) -> ControlFlow<()> {
+    let mut group = vec![first];
+    while group.len() < GROUP {
+        let Some(next) = more() else { break };
+        group.push(next);
     }
+    let result = write_group(shared, &group);
+    let failed = result.is_err();
+    if let Err(error) = &result {
+        tracing::error!(%error, "the log cannot be written: this member stops");
+    }
+    for write in group {
+        acknowledge(shared, write, &result);
+    }
+    if failed { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 fn write_group(shared: &Shared, group: &[Write]) -> io::Result<()> {
@@ -380,8 +380,7 @@ impl Log {
             return Ok(entries);
         }
         let shared = self.shared.clone();
-        let read = tokio::task::spawn_blocking(move || shared.read(from, to, limit)).await;
-        read.map_err(io::Error::other).flatten()
+        work::blocking(move || shared.read(from, to, limit)).await.flatten()
     }
 }
 
@@ -399,7 +398,7 @@ impl RaftLogReader<TypeConfig> for Log {
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
-        self.read_meta(VOTE)
+        self.vote()
     }
 }
 

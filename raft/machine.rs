@@ -19,16 +19,15 @@ use crate::{
     types::{Entry, Membership, SnapshotMeta},
     values::Disk,
     watch::Hub,
+    work::{self, More, Sender},
 };
 use openraft::{EntryPayload, entry::RaftEntry};
 use std::{
     collections::BTreeSet,
     io,
+    ops::ControlFlow,
     path::{Path, PathBuf},
-    sync::{
-        Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        mpsc::{self, Receiver, Sender},
-    },
+    sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 use tokio::sync::{oneshot, watch};
 
@@ -92,26 +91,23 @@ impl Machine {
         let (state, saved) = image::load(&engine)?;
         let mut inner = Inner { state, saved };
         let garbage = inner.state.index.compact(inner.state.compacted);
-        let (scrub, queue) = mpsc::channel();
         let removing: Arc<RwLock<()>> = Arc::default();
+        let (scrubbed, alone) = (engine.clone(), removing.clone());
+        let scrub = work::spawn("scrub", move |first, _: More<'_, _>| scrub_turn(&scrubbed, &alone, first))?;
         let machine = Arc::new(Self {
             removed: RwLock::new(inner.saved.removed.clone()),
             hub: Hub::new(inner.state.revision),
             applied: watch::Sender::new(inner.saved.applied.map_or(0, |id| id.index)),
-            engine: engine.clone(),
+            engine,
             inner: RwLock::new(inner),
-            removing: removing.clone(),
+            removing,
             spool,
             scrub,
             failure: OnceLock::new(),
         });
-        std::thread::Builder::new()
-            .name("scrub".into())
-            .spawn(move || scrub_loop(&engine, &removing, &queue))?;
         machine.scrub(garbage);
-        let (jobs, queue) = mpsc::channel();
         let thread = machine.clone();
-        std::thread::Builder::new().name("apply".into()).spawn(move || applier::job_loop(&thread, &queue))?;
+        let jobs = work::spawn("apply", move |first, more| applier::job_turn(&thread, first, more))?;
         Ok((machine.clone(), Applier::new(machine, jobs)))
     }
 
@@ -254,7 +250,7 @@ impl Machine {
             return Ok(look(&inner.state));
         }
         let machine = self.clone();
-        tokio::task::spawn_blocking(move || look(&machine.read().state)).await.map_err(io::Error::other)
+        work::blocking(move || look(&machine.read().state)).await
     }
 
     /// The members that have told who they are.
@@ -329,7 +325,11 @@ impl Machine {
         let mut effects = Effects::default();
         let mut replies = Vec::new();
         for (entry, responder) in entries {
+            #[cfg(test)]
+            let (before, id) = (inner.saved.applied, entry.log_id());
             let outcome = self.apply_entry(&mut inner, entry, &mut effects)?;
+            #[cfg(test)]
+            crate::sim::truth::applied(&self.spool, before, id, &outcome);
             replies.extend(responder.map(|responder| (responder, outcome)));
         }
         inner.saved.revision = inner.state.revision;
@@ -339,6 +339,8 @@ impl Machine {
         if !effects.removed_members.is_empty() {
             self.tell_removed(&inner.saved);
         }
+        #[cfg(test)]
+        crate::sim::truth::changed(&self.spool, &effects.commits);
         drop(inner);
         self.hub.publish(effects.commits);
         self.scrub(effects.removed);
@@ -419,24 +421,23 @@ impl Machine {
 
 /// Removes records in the order of their revisions: a key's deletion never goes before what it deleted, so a crash
 /// in between brings no key back.
-fn scrub_loop(engine: &Engine, removing: &RwLock<()>, queue: &Receiver<Scrub>) {
-    while let Ok(Scrub { removed, done }) = queue.recv() {
-        for chunk in removed.chunks(SCRUB) {
-            let mut batch = engine.batch();
-            let alone = removing.write().unwrap_or_else(PoisonError::into_inner);
-            let written = chunk
-                .iter()
-                .try_for_each(|revision| batch.delete(KV, &revision.to_bytes()))
-                .and_then(|()| batch.write());
-            drop(alone);
-            if let Err(error) = written {
-                tracing::error!(%error, "compacted records cannot be removed; they go after a restart");
-                return;
-            }
+fn scrub_turn(engine: &Engine, removing: &RwLock<()>, Scrub { removed, done }: Scrub) -> ControlFlow<()> {
+    for chunk in removed.chunks(SCRUB) {
+        let mut batch = engine.batch();
+        let alone = removing.write().unwrap_or_else(PoisonError::into_inner);
+        let written = chunk
+            .iter()
+            .try_for_each(|revision| batch.delete(KV, &revision.to_bytes()))
+            .and_then(|()| batch.write());
+        drop(alone);
+        if let Err(error) = written {
+            tracing::error!(%error, "compacted records cannot be removed; they go after a restart");
+            return ControlFlow::Break(());
         }
-        // Nobody waiting any more is no reason to stop.
-        done.map(|done| done.send(()));
     }
+    // Nobody waiting any more is no reason to stop.
+    done.map(|done| done.send(()));
+    ControlFlow::Continue(())
 }
 
 #[cfg(test)]

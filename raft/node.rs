@@ -9,16 +9,13 @@ use crate::{
     local::Local,
     members::{self, Change, MemberFault},
     network::{LaneError, Peers, Refusal, Reply, Request},
+    work,
 };
 use openraft::ServerState;
-use std::{
-    io,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{io, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 /// Pause before asking again after a refusal that had no effect.
@@ -241,7 +238,7 @@ impl Node {
     where
         L: Future<Output = Reply>,
     {
-        let deadline = tokio::time::Instant::now() + self.timeout;
+        let deadline = Instant::now() + self.timeout;
         let mut leaders = self.leadership();
         loop {
             let known = tokio::time::timeout_at(deadline, known(&mut leaders)).await;
@@ -305,8 +302,7 @@ impl Node {
             return machine.range(&query).map_err(NodeError::Disk);
         }
         let machine = machine.clone();
-        let read = tokio::task::spawn_blocking(move || machine.range(&query)).await;
-        read.map_err(io::Error::other).flatten().map_err(NodeError::Disk)
+        work::blocking(move || machine.range(&query)).await.flatten().map_err(NodeError::Disk)
     }
 
     /// Gives leadership to another member, the one that has most of the log if none is named.

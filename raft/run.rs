@@ -73,7 +73,7 @@ pub enum Error {
         /// What it is instead.
         problem: String,
     },
-    /// The log has less than the state was made of.
+    /// The state was made of a log that is not there any more.
     #[error("the data directory {} lost log entries that were confirmed: this member must not take part any more; replace it", path.display())]
     LostLog {
         /// The directory.
@@ -112,10 +112,10 @@ pub enum Error {
 
 /// Which member a data directory belongs to.
 #[derive(Debug, Deserialize, PartialEq, Serialize)]
-struct Identity {
+pub(crate) struct Identity {
     cluster: u64,
     id: u64,
-    instance: u64,
+    pub(crate) instance: u64,
 }
 
 /// A thread of its own for the group: one, for each hand-over between two costs more than the work handed over.
@@ -227,7 +227,7 @@ async fn member(flags: Flags, stop: CancellationToken, until_closed: Open) -> Re
 }
 
 /// The cluster and the number of a member that was added: from its data directory, or else from the others.
-async fn place(config: &Config, transport: &Transport) -> Result<(u64, u64), Error> {
+pub(crate) async fn place(config: &Config, transport: &Transport) -> Result<(u64, u64), Error> {
     let path = &config.flags.data_dir;
     let found = read_identity(&path.join("member/identity"));
     let found = found.map_err(|source| Error::Disk { path: path.clone(), source })?;
@@ -278,9 +278,10 @@ async fn bind_metrics(config: &Config) -> Result<Vec<TcpListener>, Error> {
     Ok(listeners)
 }
 
+/// What a data directory holds.
 type Opened = (Log, Arc<Machine>, crate::applier::Applier, Identity);
 
-fn open(config: &Config, metrics: Metrics, until_closed: Open) -> Result<Opened, Error> {
+pub(crate) fn open(config: &Config, metrics: Metrics, until_closed: Open) -> Result<Opened, Error> {
     let path = &config.flags.data_dir;
     let folder = path.join("member");
     let disk = |source| Error::Disk { path: path.clone(), source };
@@ -290,7 +291,9 @@ fn open(config: &Config, metrics: Metrics, until_closed: Open) -> Result<Opened,
     log.keep(until_closed.clone());
     machine.engine.keep(until_closed);
     let last = log.last().map_err(disk)?;
-    if machine.saved().applied > last {
+    // The log may end before the state: what was applied was on the disks of a majority, not yet on this one, or came
+    // with a snapshot. But nothing was ever applied here before there was a vote.
+    if machine.saved().applied.is_some() && log.vote().map_err(disk)?.is_none() {
         return Err(Error::LostLog { path: path.clone() });
     }
     if config.flags.force_new_cluster {
@@ -348,7 +351,7 @@ fn write_identity(folder: &Path, identity: &Identity) -> io::Result<()> {
 
 /// The longest a follower waits is its lease on the leader plus its own draw. Together they stay within
 /// --election-timeout.
-fn raft_config(config: &Config) -> Result<Arc<openraft::Config>, Error> {
+pub(crate) fn raft_config(config: &Config) -> Result<Arc<openraft::Config>, Error> {
     let election = config.flags.election_timeout;
     let raft = openraft::Config {
         cluster_name: format!("{:x}", config.cluster),
@@ -370,7 +373,7 @@ fn raft_config(config: &Config) -> Result<Arc<openraft::Config>, Error> {
 }
 
 /// At the first start, forms the group with the others, unless they know this member from earlier.
-async fn join(config: Arc<Config>, node: Arc<Node>) -> Result<(), Error> {
+pub(crate) async fn join(config: Arc<Config>, node: Arc<Node>) -> Result<(), Error> {
     let stopped = |error: &dyn std::fmt::Display| Error::Stopped(error.to_string());
     let raft = &node.local.raft;
     if raft.is_initialized().await.map_err(|error| stopped(&error))? {
@@ -422,7 +425,7 @@ async fn known_to_others(config: &Config, node: &Node) -> bool {
 }
 
 /// Tells the group who this member is and where clients reach it, until it knows.
-async fn publish(config: &Config, node: &Node, instance: u64) {
+pub(crate) async fn publish(config: &Config, node: &Node, instance: u64) {
     let member = Member {
         id: config.id,
         instance,

@@ -10,6 +10,7 @@ use crate::{
     image::{self, ALARM, INSTALLING, KV, LEASE, MEMBER, META, STATE, Saved},
     machine::Machine,
     types::{Snapshot, SnapshotMeta},
+    work,
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -27,7 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 /// Bytes of a chunk.
 const CHUNK: usize = 256 << 10;
 /// Chunks read ahead of the network.
-const AHEAD: usize = 4;
+const AHEAD: usize = 8;
 /// The parts that travel, by the number they have in a chunk. New parts go to the end.
 const PARTS: [&str; 5] = [KV, LEASE, MEMBER, META, ALARM];
 
@@ -57,10 +58,10 @@ struct Installing {
 pub(crate) async fn live(machine: Arc<Machine>) -> io::Result<Snapshot> {
     let (chunks, receiver) = mpsc::channel(AHEAD);
     let (begun, meta) = oneshot::channel();
-    std::thread::Builder::new().name("snapshot".into()).spawn(move || {
+    work::start("snapshot", move || {
         if let Err(error) = pump(&machine.engine, begun, &chunks) {
             // The receiver being gone means that nobody wants the rest.
-            let _ = chunks.blocking_send(Err(error));
+            let _ = work::send(&chunks, Err(error));
         }
     })?;
     let saved: Saved = meta.await.map_err(|_| io::Error::other("the snapshot could not be begun"))??;
@@ -107,7 +108,7 @@ fn pump(
 
 /// `false` when nobody wants more.
 fn send(chunks: &mpsc::Sender<io::Result<Bytes>>, chunk: &Chunk) -> io::Result<bool> {
-    Ok(chunks.blocking_send(Ok(codec::encode(chunk).into())).is_ok())
+    Ok(work::send(chunks, Ok(codec::encode(chunk).into())))
 }
 
 /// A file being received.

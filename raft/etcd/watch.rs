@@ -12,13 +12,13 @@ use crate::{
     mvcc::{Change, Commit},
     node::{self, NodeError},
     revision::KeyRange,
+    work,
 };
 use bytes::Bytes;
-use futures::{StreamExt, stream::BoxStream};
+use futures::{Stream, StreamExt, stream::BoxStream};
 use prost::Message;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     sync::Arc,
 };
 use tokio::{sync::mpsc, time::MissedTickBehavior};
@@ -77,7 +77,26 @@ impl pb::watch_server::Watch for Member {
     ) -> Result<Response<Self::WatchStream>, Status> {
         self.require_leader(request.metadata())?;
         let needs_leader = has_leader(request.metadata());
-        let (replies, stream) = mpsc::channel(AHEAD);
+        let responses = self.watch_session(request.into_inner(), needs_leader);
+        Ok(Response::new(ReceiverStream::new(responses).boxed()))
+    }
+}
+
+/// What a client asks on a stream.
+pub(crate) trait Requests:
+    Stream<Item = Result<pb::WatchRequest, Status>> + Send + Unpin + 'static
+{
+}
+impl<T: Stream<Item = Result<pb::WatchRequest, Status>> + Send + Unpin + 'static> Requests for T {}
+
+impl Member {
+    /// Serves a stream of requests. The answers come to the receiver.
+    pub(crate) fn watch_session(
+        &self,
+        requests: impl Requests,
+        needs_leader: bool,
+    ) -> mpsc::Receiver<Result<pb::WatchResponse, Status>> {
+        let (replies, responses) = mpsc::channel(AHEAD);
         let session = Session {
             member: self.arc(),
             replies: replies.clone(),
@@ -86,19 +105,18 @@ impl pb::watch_server::Watch for Member {
             next_id: 0,
             progress_wanted: false,
         };
-        let requests = request.into_inner();
         tokio::spawn(async move {
             if let Err(End::Told(status)) = session.run(requests, needs_leader).await {
                 // A client that is gone need not be told.
                 let _ = replies.send(Err(status)).await;
             }
         });
-        Ok(Response::new(ReceiverStream::new(stream).boxed()))
+        responses
     }
 }
 
 impl Session {
-    async fn run(mut self, mut requests: Streaming<pb::WatchRequest>, needs_leader: bool) -> Result<(), End> {
+    async fn run(mut self, mut requests: impl Requests, needs_leader: bool) -> Result<(), End> {
         let mut revisions = self.member.node.local.machine.hub().subscribe();
         let mut leaders = self.member.node.leadership();
         let mut tick = tokio::time::interval(self.member.config.flags.watch_progress_notify_interval);
@@ -235,8 +253,8 @@ impl Session {
         if let Some(commits) = machine.hub().since(from) {
             return Ok(Ok(commits));
         }
-        let read = tokio::task::spawn_blocking(move || machine.history(from)).await;
-        match read.map_err(|error| HistoryError::Disk(io::Error::other(error))).flatten() {
+        let read = work::blocking(move || machine.history(from)).await;
+        match read.map_err(HistoryError::Disk).flatten() {
             Ok(commits) => Ok(Ok(commits.into_iter().map(Arc::new).collect())),
             Err(HistoryError::Compacted(revision)) => Ok(Err(revision)),
             Err(HistoryError::Disk(error)) => Err(End::Told(NodeError::Disk(error).into())),

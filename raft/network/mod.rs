@@ -11,6 +11,8 @@ mod transport;
 
 pub(crate) use lane::{Lane, LaneError, roster};
 pub(crate) use server::serve;
+#[cfg(test)]
+pub(crate) use transport::{Listener, Socket};
 pub(crate) use transport::{PeerTls, Transport, host_port, is_loopback, is_url};
 
 use crate::{

@@ -6,6 +6,7 @@
 use super::{
     Hello, Refusal, Reply, Request, Roster, Transport,
     lane::{Frames, frame, framed, parse},
+    transport::{Listener, Socket},
 };
 use crate::{
     codec,
@@ -13,15 +14,12 @@ use crate::{
     members, obituary,
     snapshot::Spool,
     types::{Snapshot, SnapshotMeta, Vote},
+    work,
 };
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt, poll, stream::SplitStream};
 use std::{io, pin::pin, sync::Arc, task::Poll, time::Duration};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::mpsc,
-    task::block_in_place,
-};
+use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Replies in line to be written; a peer that does not read them is not read from either.
@@ -31,7 +29,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Answers peers until stopped.
 pub(crate) async fn serve(
-    listener: TcpListener,
+    listener: impl Listener,
     transport: Arc<Transport>,
     local: Arc<Local>,
     stop: CancellationToken,
@@ -43,7 +41,7 @@ pub(crate) async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok(stream) => {
                 let (transport, local, stop) = (transport.clone(), local.clone(), stop.clone());
                 let inner = tasks.clone();
                 tasks.spawn(async move {
@@ -66,7 +64,7 @@ pub(crate) async fn serve(
 }
 
 async fn connection(
-    stream: TcpStream,
+    stream: impl Socket,
     transport: &Arc<Transport>,
     local: &Arc<Local>,
     tasks: &TaskTracker,
@@ -159,7 +157,7 @@ impl Session<'_> {
         match request {
             Request::Ping | Request::Hello(_) => self.reply(id, &Reply::Done).await,
             Request::SnapshotBegin => {
-                let begun = block_in_place(|| Spool::new(&local.machine.spool));
+                let begun = work::here(|| Spool::new(&local.machine.spool));
                 let reply = self.spooled(begun);
                 self.reply(id, &reply).await;
             }
@@ -211,7 +209,7 @@ impl Session<'_> {
     }
 
     fn chunk(&mut self, chunk: &[u8]) -> Reply {
-        match self.spool.as_mut().map(|spool| block_in_place(|| spool.add(chunk))) {
+        match self.spool.as_mut().map(|spool| work::here(|| spool.add(chunk))) {
             Some(Ok(())) => Reply::Done,
             Some(Err(error)) => failed(&error),
             None => Reply::Refused(Refusal::Failed("a snapshot's chunk before its beginning".into())),
@@ -227,8 +225,7 @@ async fn install(local: &Local, vote: Vote, meta: SnapshotMeta, spool: Option<Sp
     let Some(spool) = spool else {
         return Reply::Refused(Refusal::Failed("a snapshot's end before its beginning".into()));
     };
-    let received = tokio::task::spawn_blocking(move || spool.finish()).await;
-    let snapshot = match received.map_err(io::Error::other).flatten() {
+    let snapshot = match work::blocking(move || spool.finish()).await.flatten() {
         Ok(snapshot) => snapshot,
         Err(error) => return failed(&error),
     };

@@ -8,7 +8,7 @@ use serve::{ServerTls, Tls, pem};
 use std::{io, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -20,6 +20,35 @@ const HANDSHAKE: Duration = Duration::from_secs(3);
 /// A connection, encrypted or not.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A connection as it comes from the network.
+pub(crate) trait Socket: Stream + 'static {
+    /// Sends small messages at once.
+    fn set_nodelay(&self) -> io::Result<()>;
+}
+
+impl Socket for TcpStream {
+    fn set_nodelay(&self) -> io::Result<()> {
+        Self::set_nodelay(self, true)
+    }
+}
+
+/// Where connections come from.
+pub(crate) trait Listener: Send + Sync + 'static {
+    /// What comes.
+    type Socket: Socket;
+
+    /// The next one.
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Socket>> + Send;
+}
+
+impl Listener for TcpListener {
+    type Socket = TcpStream;
+
+    async fn accept(&self) -> io::Result<TcpStream> {
+        Self::accept(self).await.map(|(stream, _)| stream)
+    }
+}
 
 /// The files with which members prove who they are.
 #[derive(Clone, Debug)]
@@ -56,8 +85,8 @@ impl Transport {
     }
 
     /// Takes a caller's connection.
-    pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<Box<dyn Stream>> {
-        stream.set_nodelay(true)?;
+    pub(crate) async fn accept(&self, stream: impl Socket) -> io::Result<Box<dyn Stream>> {
+        stream.set_nodelay()?;
         match &self.server {
             None => Ok(Box::new(stream)),
             Some(tls) => {
@@ -69,11 +98,19 @@ impl Transport {
 
     /// Whether somebody accepts connections where a peer should.
     pub(crate) async fn probe(&self, url: &str) -> io::Result<()> {
+        #[cfg(test)]
+        if turmoil::in_simulation() {
+            return crate::sim::net::reach(url, CONNECT).await.map(drop);
+        }
         reach(url).await.map(drop)
     }
 
     /// Calls a peer.
     pub(crate) async fn connect(&self, url: &str) -> io::Result<Box<dyn Stream>> {
+        #[cfg(test)]
+        if turmoil::in_simulation() {
+            return Ok(Box::new(crate::sim::net::reach(url, CONNECT).await?));
+        }
         let stream = reach(url).await?;
         let Some(files) = &self.files else { return Ok(Box::new(stream)) };
         let name = ServerName::try_from(host_port(url)?.0).map_err(io::Error::other)?;

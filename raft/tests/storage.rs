@@ -1,9 +1,9 @@
-//! openraft's own suite over the log and the state on disk, and what it does not look at.
+//! openraft's own suite over the log and the state, on RocksDB and in memory, and what it does not look at.
 
 use super::*;
 use crate::{
     command::{Command, Put},
-    engine::Open,
+    engine::{Open, memory::Disk},
     log::Log,
     types::TypeConfig,
 };
@@ -32,6 +32,13 @@ impl Place {
     fn new() -> Self {
         let (open, closed) = mpsc::channel(1);
         Self { folder: tempfile::tempdir().unwrap(), open: Some(open), closed }
+    }
+
+    /// Its databases are in memory.
+    fn in_memory() -> Self {
+        let place = Self::new();
+        Disk::default().mount(place.folder.path());
+        place
     }
 
     fn machine(&self) -> io::Result<(Arc<Machine>, Applier)> {
@@ -74,11 +81,12 @@ impl Drop for Place {
     }
 }
 
-struct Builder;
+/// Makes such places.
+struct Builder(fn() -> Place);
 
 impl StoreBuilder<TypeConfig, Log, Applier, Place> for Builder {
     async fn build(&self) -> Result<(Place, Log, Applier), StorageError<TypeConfig>> {
-        let place = Place::new();
+        let place = self.0();
         let (log, (_, applier)) = (place.log().unwrap(), place.machine().unwrap());
         Ok((place, log, applier))
     }
@@ -88,7 +96,9 @@ impl StoreBuilder<TypeConfig, Log, Applier, Place> for Builder {
 fn openraft_accepts_the_log_and_the_state() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let suite = openraft::testing::log::Suite::<TypeConfig, Log, Applier, Builder, Place>::test_all;
-    runtime.block_on(suite(Builder)).unwrap();
+    for place in [Place::new, Place::in_memory] {
+        runtime.block_on(suite(Builder(place))).unwrap();
+    }
 }
 
 fn entry(index: u64, key: &str, value: &str) -> Entry {
@@ -112,7 +122,10 @@ fn machine_with(place: &Place, entries: u64) -> (Arc<Machine>, Applier) {
 
 #[test]
 fn a_restart_repeats_nothing_and_forgets_nothing() {
-    let place = Place::new();
+    [Place::new(), Place::in_memory()].into_iter().for_each(check_restart);
+}
+
+fn check_restart(place: Place) {
     let (machine, applier) = machine_with(&place, 30);
     let compact = Entry {
         log_id: openraft::testing::log_id::<TypeConfig>(1, 1, 30),
@@ -133,7 +146,10 @@ fn a_restart_repeats_nothing_and_forgets_nothing() {
 /// However far apart they lie, in whatever order they are wanted, and when some are not there.
 #[test]
 fn many_values_are_read_as_one_by_one() {
-    let place = Place::new();
+    [Place::new(), Place::in_memory()].into_iter().for_each(check_values);
+}
+
+fn check_values(place: Place) {
     let (machine, _applier) = machine_with(&place, 300);
     let view = Disk(&machine.engine);
     for step in [1, 2, 3, 7, 50] {
@@ -151,7 +167,12 @@ fn many_values_are_read_as_one_by_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_makes_another_member_the_same() {
-    let (one, other) = (Place::new(), Place::new());
+    for (one, other) in [(Place::new(), Place::new()), (Place::new(), Place::in_memory())] {
+        check_snapshot(one, other).await;
+    }
+}
+
+async fn check_snapshot(one: Place, other: Place) {
     let (machine, mut applier) = machine_with(&one, 50);
     let (copy, mut receiver) = machine_with(&other, 3);
     let snapshot = applier.build_snapshot().await.unwrap();

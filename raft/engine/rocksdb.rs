@@ -1,10 +1,10 @@
-//! Where bytes rest: two RocksDB databases, the log's and the state's, opened and tuned in one place.
+//! RocksDB, opened and tuned in one place.
 //!
-//! Keeps true: the log's database is written by `log.rs` only and synced before anything is acknowledged. The state's
-//! has no write-ahead log of its own, because the log can repeat it: what is on its disk is always the state of one
-//! moment, and [`Engine::sync`] before the log is cut makes it a late enough one. Memory is bounded: one small block
-//! cache and small memtables. What the bytes mean is left to the callers.
+//! Keeps true: a torn tail of the log's write-ahead log is cut, anything else that is broken is an error. The state's
+//! database has no write-ahead log, and what is on its disk is always the state of one moment. Memory is bounded: one
+//! small block cache and small memtables. When what is synced is left to the callers.
 
+use super::{Open, Part, Use};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, FlushOptions,
     Options, ReadOptions, WriteBatch, WriteOptions,
@@ -28,15 +28,6 @@ const WAL: u64 = 32 << 20;
 /// Steps after which a search is cheaper.
 const STEPS: usize = 4;
 
-/// What a database is for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Use {
-    /// The log: what is written is in the file, and safe, after [`Engine::sync`].
-    Log,
-    /// The state: a process that ends without closing it loses the newest batches, all from some moment on.
-    State,
-}
-
 /// A database with named parts.
 #[derive(Clone)]
 pub(crate) struct Engine {
@@ -46,12 +37,6 @@ pub(crate) struct Engine {
     /// Let go of after the database is closed: the order of these two fields matters.
     open: Arc<OnceLock<Open>>,
 }
-
-/// Kept by whatever must be closed before the process may end. The last to let go of it ends the wait of who made it.
-pub(crate) type Open = tokio::sync::mpsc::Sender<std::convert::Infallible>;
-
-/// One part of a database.
-pub(crate) type Part = &'static str;
 
 fn failed(error: rocksdb::Error) -> io::Error {
     io::Error::other(error)

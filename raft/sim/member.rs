@@ -1,0 +1,120 @@
+//! One simulated member: the same parts as in `run.rs`, on a simulated disk and wire, with its clients beside it.
+//!
+//! Keeps true: it ends as a process would: when it is crashed, when its disk fails, when it was removed. What it does
+//! meanwhile is the store's own code.
+
+use super::{
+    client,
+    world::{MEMBERS, PORT, Seat, World, name, url},
+};
+use crate::{
+    etcd,
+    flags::{Config, Flags},
+    local::Local,
+    metrics::Metrics,
+    network::{self, Peers, Transport},
+    node::Node,
+    run::{self, Error},
+    types::Raft,
+};
+use clap::Parser;
+use std::{rc::Rc, sync::Arc, time::Duration};
+use tokio::{runtime::Handle, sync::mpsc};
+use tokio_util::sync::CancellationToken;
+
+/// How long a client's request may take.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+#[derive(Parser)]
+struct Command {
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// The configuration, as if from flags. Members call each other by their hosts' names.
+fn config(world: &World, seat: usize, joined: Option<&[usize]>) -> Config {
+    let loopback = |seat: usize| format!("http://127.0.0.{}:{PORT}", seat + 1);
+    let all: Vec<usize> = joined.map_or((0..MEMBERS).collect(), Vec::from);
+    let all: Vec<String> = all.into_iter().map(|seat| format!("{}={}", name(seat), loopback(seat))).collect();
+    let arguments = format!(
+        "store --name {} --data-dir {} --initial-advertise-peer-urls {} --initial-cluster {} \
+         --initial-cluster-state {} --snapshot-count {} --heartbeat-interval 50 --election-timeout 500 \
+         --watch-progress-notify-interval 500ms",
+        name(seat),
+        world.data_dir(seat).display(),
+        loopback(seat),
+        all.join(","),
+        if joined.is_some() { "existing" } else { "new" },
+        world.snapshots,
+    );
+    let command = Command::try_parse_from(arguments.split_whitespace()).unwrap();
+    let mut config = Config::new(command.flags).unwrap();
+    for peer in config.initial.values_mut() {
+        peer.urls = vec![format!("http://{}:{PORT}", peer.name)];
+    }
+    config.flags.initial_advertise_peer_urls = vec![url(seat)];
+    config
+}
+
+/// Runs a seat's member, if it has one, until it ends.
+pub(super) async fn run(world: Rc<World>, seat: usize) -> turmoil::Result {
+    let Seat::Member { joined } = world.seats.borrow()[seat].clone() else { return Ok(()) };
+    world.starts.borrow_mut()[seat] += 1;
+    let ended = Box::pin(member(&world, seat, joined.as_deref())).await;
+    world.running.borrow_mut()[seat] = None;
+    world.history.borrow_mut().tick(&("member ended", seat, &ended));
+    match ended {
+        Ok(()) | Err(Error::Stopped(_)) => {}
+        Err(Error::Removed { .. }) => world.left(seat, "removed-members"),
+        Err(Error::NotAdded { .. }) => world.left(seat, "not-added"),
+        Err(error) => world.broke(format!("{} cannot run: {error}", name(seat))),
+    }
+    Ok(())
+}
+
+async fn member(world: &Rc<World>, seat: usize, joined: Option<&[usize]>) -> Result<(), Error> {
+    let mut config = config(world, seat, joined);
+    let transport = Arc::new(Transport::new(None)?);
+    if config.joins() {
+        (config.cluster, config.id) = run::place(&config, &transport).await?;
+    }
+    let config = Arc::new(config);
+    world.starting.set(seat);
+    let (log, machine, applier, identity) = run::open(&config, Metrics::default(), mpsc::channel(1).0)?;
+    let peers = Peers::new(config.cluster, config.id, transport.clone(), Handle::current());
+    let settings = run::raft_config(&config)?;
+    let raft = Raft::new(config.id, settings, peers.clone(), log, applier).await;
+    let raft = raft.map_err(|error| Error::Stopped(error.to_string()))?;
+    let local = Arc::new(Local::new(config.id, config.cluster, raft, machine, peers.awaited.clone()));
+    let removed = peers.removed().clone();
+    let (node, reads) = Node::new(local.clone(), peers, TIMEOUT);
+    let stop = CancellationToken::new();
+    let _stopping = stop.clone().drop_guard();
+    let listener = turmoil::net::TcpListener::bind(("0.0.0.0", PORT)).await;
+    let listener = listener.map_err(|source| Error::Listen { url: url(seat), source })?;
+    tokio::spawn(network::serve(listener, transport, local, stop.clone()));
+    let running = node.clone().run(reads, config.election());
+    let served = etcd::Member::new(config.clone(), node.clone(), Metrics::default(), stop);
+    world.running.borrow_mut()[seat] = Some(served.clone());
+    let working = async {
+        run::join(config.clone(), node.clone()).await?;
+        tokio::select! {
+            () = run::publish(&config, &node, identity.instance) => Ok(()),
+            () = client::all(world, seat, &served) => Ok(()),
+        }
+    };
+    tokio::select! {
+        why = running => Err(Error::Stopped(why)),
+        ended = working => ended,
+        () = removed.cancelled() => Err(Error::Removed { path: config.flags.data_dir.clone() }),
+    }
+}
+
+impl World {
+    /// A seat's member is none any more. Its disk is not used again.
+    fn left(&self, seat: usize, how: &'static str) {
+        self.seats.borrow_mut()[seat] = Seat::Free;
+        self.replace_disk(seat);
+        self.count(how);
+    }
+}
