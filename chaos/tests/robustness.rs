@@ -4,9 +4,10 @@
 //! Keeps true: every scenario prints its seed, and `TRIREME_SEED` repeats the clients' choices; a run in which too
 //! little happened fails like one that broke a promise; ours may break none, etcd 3.4.23 only those that its row
 //! names, which are bugs known to its makers. Two rows of etcd's must be seen to break a promise, one by such a bug,
-//! one by clients that lie: the checkers see what is wrong at a real store. A failed run leaves its history, logs and data in `target/robustness`. `TRIREME_ROUNDS=N` goes
-//! through the table N times, each with a seed of its own; `TRIREME_FAULT=NAME` keeps to one fault;
-//! `TRIREME_HISTORY=FILE` judges a saved history again instead.
+//! one by clients that lie: the checkers see what is wrong at a real store. What the search for an order does not
+//! decide fails the run as well. A failed run leaves its history, logs and data in `target/robustness`; with
+//! `TRIREME_KEEP=1` every run does. `TRIREME_ROUNDS=N` goes through the table N times, each with a seed of its own;
+//! `TRIREME_FAULT=NAME` keeps to one fault; `TRIREME_HISTORY=FILE` judges a saved history again instead.
 
 #![allow(clippy::unwrap_used, reason = "clippy knows test functions, but not their helpers")]
 
@@ -146,9 +147,9 @@ async fn all(kind: &Kind, scenarios: &[Scenario]) -> Vec<String> {
             let folder = folder(&what, seed);
             let verdict = judge(run(kind, scenario, seed, &folder).await, scenario, &folder);
             println!("{:<70} {verdict} in {:.1} s", name, start.elapsed().as_secs_f64());
-            if verdict.starts_with("ok") {
+            if verdict.starts_with("ok") && std::env::var_os("TRIREME_KEEP").is_none() {
                 std::fs::remove_dir_all(&folder).unwrap();
-            } else {
+            } else if !verdict.starts_with("ok") {
                 failed.push(format!("{name}: {verdict}, see {}", folder.display()));
             }
         }
