@@ -1,9 +1,9 @@
 //! Disks whose power can go: every member of a store has a file system of its own, in a file that is a loop device.
 //!
-//! Keeps true: when the power goes, what was not synced is lost, and nothing that was: the file system is shut down
-//! without its journal being written, taken off and put on again, which replays what the journal had; disks are
-//! taken off and their loop devices given back when the value is dropped, and by the kernel when the mount namespace
-//! ends (`isolated`), whatever became of the process. Processes are the caller's: one that still has a file open keeps
+//! Keeps true: when the power goes, what was not synced is lost, and nothing that was: the process stops, then the file
+//! system is shut down without its journal being written, taken off and put on again, which replays what the journal
+//! had; disks are taken off and their loop devices given back when the value is dropped, and by the kernel when the mount namespace
+//! ends (`isolated`), whatever became of the process. Members are the caller's: one that still has a file open keeps
 //! the file system busy.
 
 use std::collections::BTreeMap;
@@ -85,17 +85,25 @@ impl Disks {
         Ok(Self { cut, disks: (0..members).map(disk).collect::<Result<_>>()? })
     }
 
-    /// Takes the power from some disks at the same time. Processes that use them meet errors from then on.
-    pub fn cut(&self, members: &[usize]) -> Result<()> {
-        let places: Vec<&Path> = members.iter().map(|member| self.disks[*member].place.as_path()).collect();
-        run(&self.cut.display().to_string(), &places)?;
-        for place in places {
-            if fs::File::create(place.join("powered")).is_ok() {
-                let hint = format!("{} can still be written", place.display());
-                return Err(Error::Late { what: "a loss of power".into(), seconds: 0, hint });
+    /// Takes the power from some members at the same time. Their processes do nothing any more, and must be killed.
+    pub fn cut(&self, members: &Members, victims: &[usize]) -> Result<()> {
+        let mut words = Vec::new();
+        for victim in victims {
+            let pid = members.pid(*victim).ok_or_else(|| self.not_taken(*victim, "does not run"))?;
+            words.extend([pid.to_string(), self.disks[*victim].place.display().to_string()]);
+        }
+        run(&self.cut.display().to_string(), &words)?;
+        for victim in victims {
+            if fs::File::create(self.disks[*victim].place.join("powered")).is_ok() {
+                return Err(self.not_taken(*victim, "can still be written"));
             }
         }
         Ok(())
+    }
+
+    fn not_taken(&self, member: usize, why: &str) -> Error {
+        let hint = format!("{} {why}", self.disks[member].place.display());
+        Error::Late { what: "a loss of power".into(), seconds: 0, hint }
     }
 
     /// Gives a disk its power back; what its journal has is replayed. No process may use it.

@@ -31,8 +31,6 @@ const CYCLES: usize = 200;
 const ROUND: usize = 20;
 /// Acknowledged writes between two losses of power.
 const WRITES: std::ops::Range<usize> = 10..60;
-/// How long a member may take to notice that its disk has no power before its processor has none either.
-const LINGER: Duration = Duration::from_millis(20);
 /// How long the store may take to answer after the power is back.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Violations that are printed.
@@ -51,16 +49,13 @@ struct Loss {
     victims: Vec<usize>,
     /// After so many acknowledged writes.
     writes: usize,
-    /// The members' processes live this much longer.
-    linger: Duration,
 }
 
 /// When the power goes: for one, two and all members equally often, in no order.
 fn schedule(random: &mut StdRng, losses: usize) -> Vec<Loss> {
     let loss = |number: usize| {
         let victims = sample(random, MEMBERS, 1 + number % MEMBERS).into_vec();
-        let linger = if random.random() { LINGER } else { Duration::ZERO };
-        Loss { victims, writes: random.random_range(WRITES), linger }
+        Loss { victims, writes: random.random_range(WRITES) }
     };
     let mut losses: Vec<Loss> = (0..losses).map(loss).collect();
     rand::seq::SliceRandom::shuffle(&mut losses[..], random);
@@ -136,8 +131,7 @@ impl Store {
             workload.mark(*victim, Happening::Ended);
         }
         let dark = Instant::now();
-        self.disks.cut(&loss.victims)?;
-        tokio::time::sleep(loss.linger).await;
+        self.disks.cut(&self.members, &loss.victims)?;
         loss.victims.iter().try_for_each(|victim| self.members.kill(*victim))?;
         tally.at_risk = workload.counts().written - before;
         let known = workload.newest();
@@ -254,7 +248,7 @@ async fn disks_that_lie_are_found_out() {
     let liar = Liar::make(&folder, &binary()).unwrap();
     let mut store = Store::start(Kind::Ours(liar.program.clone()), &folder, FLAGS[0]).await.unwrap();
     liar.begin().unwrap();
-    let loss = Loss { victims: (0..MEMBERS).collect(), writes: WRITES.end, linger: Duration::ZERO };
+    let loss = Loss { victims: (0..MEMBERS).collect(), writes: WRITES.end };
     let tally = round(&mut store, &[loss], 1, &folder).await.unwrap();
     println!("{}", tally.line());
     assert!(tally.forgotten > 0, "nothing is lost on disks that lie: the rig proves nothing");
