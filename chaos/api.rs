@@ -123,24 +123,10 @@ impl Cluster {
         Ok(list.items.into_iter().map(PodView::from).collect())
     }
 
-    /// One write: `count` into the ConfigMap `name`, which is made by the first one. Returns when it is durable.
-    pub fn write(&self, name: &str, count: u64) -> Result<()> {
-        self.write_data(name, &json!({ "count": count.to_string() }))
-    }
-
-    /// One write that no later one replaces: a key of its own in the ConfigMap `name`. Returns when it is durable.
+    /// One write that no later one replaces: a key of its own in the ConfigMap `name`, which is made by the first one.
+    /// Returns when it is durable.
     pub fn record(&self, name: &str, key: &str) -> Result<()> {
-        self.write_data(name, &json!({ key: "" }))
-    }
-
-    /// The keys of the ConfigMap `name`.
-    pub fn recorded(&self, name: &str) -> Result<Vec<String>> {
-        let maps = Api::<ConfigMap>::namespaced(self.client.clone(), "default");
-        let map = self.ask("read what was recorded", maps.get(name))?;
-        Ok(map.data.unwrap_or_default().into_keys().collect())
-    }
-
-    fn write_data(&self, name: &str, data: &serde_json::Value) -> Result<()> {
+        let data = json!({ key: "" });
         let maps = Api::<ConfigMap>::namespaced(self.client.clone(), "default");
         let map = json!({ "metadata": { "name": name }, "data": data });
         let patched = self.ask("write", maps.patch(name, &PatchParams::default(), &Patch::Merge(&map)));
@@ -151,11 +137,11 @@ impl Cluster {
         patched.map(drop)
     }
 
-    /// What the last write to `name` was.
-    pub fn written(&self, name: &str) -> Result<Option<u64>> {
+    /// The keys of the ConfigMap `name`.
+    pub fn recorded(&self, name: &str) -> Result<Vec<String>> {
         let maps = Api::<ConfigMap>::namespaced(self.client.clone(), "default");
-        let map = self.ask("read what was written", maps.get(name))?;
-        Ok(map.data.and_then(|d| d.get("count")?.parse().ok()))
+        let map = self.ask("read what was recorded", maps.get(name))?;
+        Ok(map.data.unwrap_or_default().into_keys().collect())
     }
 
     /// Who holds an election Lease in kube-system; `None` when nobody does, or the holder has let it lapse.

@@ -124,17 +124,15 @@ pub enum Error {
         /// Where to look.
         hint: String,
     },
-    /// A write was acknowledged and is not there.
+    /// Writes were acknowledged and are not there.
     #[error(
-        "ConfigMap {name}: write {acknowledged} was acknowledged, but a reader finds {found:?}: data was lost"
+        "data was lost: these writes of {name} were acknowledged, but a reader does not find them: {lost:?}"
     )]
     Lost {
-        /// The object.
+        /// Who wrote.
         name: String,
-        /// The last acknowledged write.
-        acknowledged: u64,
-        /// What is there.
-        found: Option<u64>,
+        /// The numbers of the writes.
+        lost: Vec<u64>,
     },
     /// Another process has the port on the machine's loopback address.
     #[error("port {port} of 127.0.0.1 is taken by another program: stop it, or choose another with --port")]

@@ -1,6 +1,7 @@
 //! What can happen to a host: its power goes, its cable is cut, it comes back. What can happen to the members of a
-//! store is `store`, to the network between them `links`.
+//! store is `store`, to the network between them `links`, to their disks `disk`.
 
+pub mod disk;
 pub mod links;
 pub mod store;
 

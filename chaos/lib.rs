@@ -17,6 +17,7 @@ mod haproxy;
 pub mod history;
 pub mod images;
 pub mod invariants;
+pub mod isolated;
 mod layout;
 pub mod members;
 mod mounts;

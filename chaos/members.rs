@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use etcd_client::{Client, ConnectOptions};
 use nix::sys::signal::Signal;
 
+use crate::invariants::Digest;
 use crate::{Error, Result};
 use member::Member;
 
@@ -123,6 +124,11 @@ impl Members {
         Ok(this)
     }
 
+    /// Where a member keeps its data when it is started in a folder.
+    pub fn place(folder: &Path, number: usize) -> PathBuf {
+        member::place(folder, number)
+    }
+
     /// Which program they run.
     pub fn kind(&self) -> &Kind {
         &self.kind
@@ -192,9 +198,7 @@ impl Members {
     pub async fn ready(&mut self) -> Result<()> {
         let start = Instant::now();
         loop {
-            for member in &mut self.members {
-                member.still_there()?;
-            }
+            self.still_there()?;
             let said = self.all().await;
             if self.agreed(&said) {
                 return Ok(());
@@ -204,6 +208,23 @@ impl Members {
             }
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// An error with its last words if a member was started and has ended by itself.
+    pub fn still_there(&mut self) -> Result<()> {
+        self.members.iter_mut().try_for_each(Member::still_there)
+    }
+
+    /// What each member says of its state at a revision.
+    pub async fn digests(&self, revision: i64) -> Result<Vec<Digest>> {
+        let mut digests = Vec::new();
+        for number in 0..self.count() {
+            let hash = self.client(number).await?.hash_kv(revision).await;
+            let action = format!("read the hash of member {number} at revision {revision}");
+            let hash = hash.map_err(Error::api(action))?;
+            digests.push((hash.compact_version(), hash.hash()));
+        }
+        Ok(digests)
     }
 
     fn agreed(&self, said: &[Option<Said>]) -> bool {

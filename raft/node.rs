@@ -96,15 +96,16 @@ impl Node {
     async fn follow(&self, election: Duration) -> String {
         use openraft::{Instant as _, async_runtime::watch::WatchReceiver};
         let mut changes = self.local.raft.server_metrics();
+        let mut gone = false;
         loop {
             let metrics = self.local.raft.metrics().borrow_watched().clone();
-            if let Err(fatal) = &metrics.running_state {
+            let fatal = metrics.running_state.as_ref().err().map(ToString::to_string);
+            let fatal = fatal.or_else(|| self.local.machine.failure().map(ToOwned::to_owned));
+            // Who panics has no time to say so.
+            let fatal = fatal.or_else(|| gone.then(|| "its Raft task panicked, as the log says".into()));
+            if let Some(fatal) = fatal {
                 self.leader.send_replace(None);
-                return fatal.to_string();
-            }
-            if let Some(failure) = self.local.machine.failure() {
-                self.leader.send_replace(None);
-                return failure.to_owned();
+                return fatal;
             }
             if self.local.machine.is_removed(self.local.id) {
                 self.peers.removed().cancel();
@@ -128,8 +129,8 @@ impl Node {
                 *current = leader;
                 changed
             });
-            // Both ends of the wait lead to another look.
-            let _ = timeout(LOOK, changes.changed()).await;
+            // All ends of the wait lead to another look.
+            gone = matches!(timeout(LOOK, changes.changed()).await, Ok(Err(_)));
         }
     }
 

@@ -7,7 +7,8 @@
 //!
 //! Keeps true: every measurement begins with fresh members and an empty folder on a disk; rounds are interleaved
 //! (ours, etcd, ours, etcd …); both kinds get the same flags, so both sync every write to a majority's disks before
-//! they answer; a run in which a request failed or too little was done counts as failed, whatever its figures.
+//! they answer; a run in which a request failed or too little was done counts as failed, whatever its figures; no
+//! member outlives it when it is told to end (SIGINT, SIGTERM).
 //! Leaves to others: what is measured (`rows`), starting members (`chaos::members`), judging whether the machine
 //! was quiet enough (each line has the load).
 
@@ -27,6 +28,7 @@ use std::time::Duration;
 
 use chaos::members::{Kind, Members};
 use clap::{Parser, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
 
 use report::Report;
 use rows::{ROWS, Row, Work};
@@ -101,7 +103,14 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build();
-    let done = runtime.map_err(Failure::from).and_then(|runtime| runtime.block_on(measure_all(&arguments)));
+    let work = async {
+        tokio::select! {
+            done = measure_all(&arguments) => done,
+            // What was begun is dropped with the other branch, members first of all.
+            told = told_to_end() => Err(told.err().unwrap_or_else(|| "told to end".into())),
+        }
+    };
+    let done = runtime.map_err(Failure::from).and_then(|runtime| runtime.block_on(work));
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -110,6 +119,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Waits until somebody wants this process to end.
+async fn told_to_end() -> Result<()> {
+    let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
 }
 
 /// An error's sources, each after a colon.

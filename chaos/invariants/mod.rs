@@ -10,6 +10,7 @@ mod operations;
 mod order;
 mod revisions;
 mod search;
+mod situation;
 mod store;
 mod watches;
 

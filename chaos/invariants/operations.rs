@@ -15,7 +15,7 @@ pub(super) const ABSENT: Value = 0;
 /// Not known: whatever is seen first.
 pub(super) const FREE: Value = u32::MAX;
 /// No key has it: what sees it cannot have happened.
-const NEVER: Value = u32::MAX - 1;
+pub(super) const NEVER: Value = u32::MAX - 1;
 
 /// What a request did, at one moment between its call and its answer.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -2,41 +2,66 @@
 //! can have come next, go back when nothing can, never look at the same situation twice.
 //!
 //! Keeps true: the verdict is independent of revisions: they only say what is tried first, and an order that is found
-//! explains all values whatever led to it. Each key is searched over the whole history (a history is linearizable
-//! only if each key's is); all keys together are searched in short overlapping windows, whose first state may be
-//! any. A search that takes too long is a violation of its own, not a pass. It seldom does, because a value is written
-//! once: it must not be overwritten while a request that saw it has no place yet.
+//! explains all values whatever led to it. The whole history is searched at once; only when no order is found, each
+//! key by itself and short windows of all keys are, which have none either if something small is wrong, and then the
+//! violation names it. Steps are bounded, for each search and for all of them, not time: the verdict on a history is
+//! the same on every machine, and what is not decided within them is a violation of its own, not a pass. A store that
+//! keeps its promises is decided in about as many steps as there are requests, because a value is written once: it
+//! must not be overwritten while a request that saw it has no place yet, and what may have happened is tried only
+//! where a value of it was seen.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 
 use super::operations::{self, ABSENT, FREE, Operation, Value};
+use super::situation::Situation;
 use super::{Rule, Violation};
 use crate::history::{Call, History};
 
-/// Steps after which a search is given up.
+/// Steps after which a search is given up, beside those that every request takes.
 const STEPS: usize = 200_000;
+/// The same for all windows together.
+const STEPS_OF_WINDOWS: usize = 1_000_000;
+/// The same for one window.
+const STEPS_OF_WINDOW: usize = 20_000;
 /// Requests in a window.
 const WINDOW: usize = 40;
 /// Requests between the beginnings of windows.
 const STRIDE: usize = 20;
 
 pub(super) fn check(history: &History) -> Vec<Violation> {
-    check_within(history, STEPS)
+    check_within(history, STEPS + history.calls.len())
 }
 
 /// The same with another number of steps for each search.
 pub(super) fn check_within(history: &History, steps: usize) -> Vec<Violation> {
     let (operations, keys) = operations::operations(history);
     let hints: Vec<Hint> = history.calls.iter().map(hint).collect();
+    let whole = Search::new(operations.clone(), &hints).run(vec![ABSENT; keys], &mut steps.clone());
+    let Err(whole) = whole else { return Vec::new() };
+    let mut found = parts(&operations, keys, &hints, steps);
+    if !found.iter().any(|stuck| stuck.rule == Rule::Linearizable) {
+        found.push(whole);
+    }
+    found.into_iter().map(|stuck| stuck.violation(history)).collect()
+}
+
+/// What is wrong with single keys, and with windows of all keys.
+fn parts(operations: &[Operation], keys: usize, hints: &[Hint], steps: usize) -> Vec<Stuck> {
     let one_key = |key: usize| {
         let parts = operations.iter().filter_map(|op| op.on(key)).collect();
-        Search::new(parts, &hints).run(vec![ABSENT; keys], steps)
+        Search::new(parts, hints).run(vec![ABSENT; keys], &mut steps.clone())
     };
-    let search = |window| Search::new(window, &hints).run(vec![FREE; keys], steps);
-    let windows = windows(&operations).into_iter().map(search);
-    let verdicts = (0..keys).map(one_key).chain(windows);
-    verdicts.filter_map(|verdict| verdict.err()).map(|stuck| stuck.violation(history)).collect()
+    let mut left = STEPS_OF_WINDOWS;
+    let window = |window| {
+        let mut most = left.min(STEPS_OF_WINDOW).min(steps);
+        left -= most;
+        let verdict = Search::new(window, hints).run(vec![FREE; keys], &mut most);
+        left += most;
+        verdict
+    };
+    let windows: Vec<_> = windows(operations).into_iter().map(window).collect();
+    (0..keys).map(one_key).chain(windows).filter_map(Result::err).collect()
 }
 
 /// Where a request is tried first: at the revision of its answer, what changed nothing after what did.
@@ -83,67 +108,20 @@ impl Stuck {
     }
 }
 
-/// Which operations have their place already.
-#[derive(Clone, Eq, Hash, PartialEq)]
-struct Placed(Vec<u64>);
-
-impl Placed {
-    fn has(&self, index: usize) -> bool {
-        self.0[index / 64] & (1 << (index % 64)) != 0
-    }
-
-    fn flip(&mut self, index: usize) {
-        self.0[index / 64] ^= 1 << (index % 64);
-    }
-}
-
-/// How many requests without a place have seen each value.
-struct Waiting(HashMap<Value, usize>);
-
-impl Waiting {
-    fn new(operations: &[Operation]) -> Self {
-        let mut this = Self(HashMap::new());
-        operations.iter().filter(|op| op.certain).for_each(|op| this.add(op));
-        this
-    }
-
-    fn add(&mut self, operation: &Operation) {
-        for (_, value) in &operation.sees {
-            *self.0.entry(*value).or_default() += 1;
-        }
-    }
-
-    fn remove(&mut self, operation: &Operation) {
-        for (_, value) in &operation.sees {
-            self.0.entry(*value).and_modify(|count| *count -= 1);
-        }
-    }
-
-    /// Whether the operation overwrites what another one has yet to see. Only values are written once.
-    fn forbids(&self, operation: &Operation, state: &[Value]) -> bool {
-        operation.writes.iter().any(|(key, _)| {
-            let seen = operation.sees.iter().filter(|(k, _)| k == key).map(|(_, value)| *value);
-            let old = seen.clone().next().unwrap_or(state[*key]);
-            let own = if operation.certain { seen.filter(|value| *value == old).count() } else { 0 };
-            old != ABSENT && self.0.get(&old).is_some_and(|count| *count > own)
-        })
-    }
-}
-
-/// A situation that was reached by placing an operation.
+/// What has led to a situation, and what can follow it.
 struct Frame {
-    chosen: Option<usize>,
-    state: Vec<Value>,
+    /// The operation that was placed, with what it overwrote.
+    placed: Option<(usize, Vec<(usize, Value)>)>,
     /// What can come next and has not been tried; the last first.
     choices: Vec<usize>,
-    /// How many of those that did happen have their place.
-    depth: usize,
 }
 
 struct Search<'a> {
     /// Those that did happen, by the time of their call, then those that may have.
     operations: Vec<Operation>,
     certain: usize,
+    /// Of those that may have happened, which write a value, by the time of their call.
+    writers: HashMap<(usize, Value), Vec<usize>>,
     /// By call.
     hints: &'a [Hint],
 }
@@ -153,131 +131,95 @@ impl<'a> Search<'a> {
         let mut operations = operations::relevant(operations);
         operations.sort_by_key(|op| (!op.certain, op.invoked));
         let certain = operations.partition_point(|op| op.certain);
-        Self { operations, certain, hints }
+        let mut writers: HashMap<_, Vec<usize>> = HashMap::new();
+        for (index, operation) in operations.iter().enumerate().skip(certain) {
+            operation.writes.iter().for_each(|cell| writers.entry(*cell).or_default().push(index));
+        }
+        Self { operations, certain, writers, hints }
     }
 
     fn hint(&self, index: usize) -> Hint {
         self.hints[self.operations[index].call]
     }
 
-    fn run(&self, start: Vec<Value>, most: usize) -> Result<(), Stuck> {
-        let mut placed = Placed(vec![0; self.operations.len() / 64 + 1]);
-        let mut waiting = Waiting::new(&self.operations);
+    /// Looks for an order from a first state on. Every try takes one of the steps that it may take.
+    fn run(&self, start: Vec<Value>, most: &mut usize) -> Result<(), Stuck> {
+        let mut now = Situation::new(&self.operations, self.certain, start);
         let mut known = HashSet::new();
         let mut deepest = Stuck { rule: Rule::Linearizable, calls: Vec::new(), placed: 0 };
-        let choices = self.choices(&placed, &start, &mut deepest, 0);
-        let mut stack = vec![Frame { chosen: None, state: start, choices, depth: 0 }];
-        let mut steps = 0;
+        let mut stack = vec![Frame { placed: None, choices: self.choices(&now, &mut deepest) }];
         while let Some(frame) = stack.last_mut() {
-            if frame.depth == self.certain {
+            if now.is_over() {
                 return Ok(());
             }
             let Some(next) = frame.choices.pop() else {
-                if let Some(chosen) = stack.pop().and_then(|frame| frame.chosen) {
-                    placed.flip(chosen);
-                    self.certainly(chosen).into_iter().for_each(|operation| waiting.add(operation));
+                if let Some((index, before)) = stack.pop().and_then(|frame| frame.placed) {
+                    now.take_back(index, before);
                 }
                 continue;
             };
-            steps += 1;
-            if steps > most {
-                return Err(Stuck { rule: Rule::Undecided, ..deepest });
+            match most.checked_sub(1) {
+                Some(left) => *most = left,
+                None => return Err(Stuck { rule: Rule::Undecided, ..deepest }),
             }
-            let operation = &self.operations[next];
-            let state = after(operation, &frame.state).filter(|_| !waiting.forbids(operation, &frame.state));
-            let Some(state) = state else { continue };
-            let depth = frame.depth + usize::from(operation.certain);
-            placed.flip(next);
-            if known.insert((placed.clone(), state.clone())) {
-                self.certainly(next).into_iter().for_each(|operation| waiting.remove(operation));
-                let choices = self.choices(&placed, &state, &mut deepest, depth);
-                stack.push(Frame { chosen: Some(next), state, choices, depth });
+            if !now.allows(next) {
+                continue;
+            }
+            let before = now.place(next);
+            if known.insert(now.mark()) {
+                stack.push(Frame { placed: Some((next, before)), choices: self.choices(&now, &mut deepest) });
             } else {
-                placed.flip(next);
+                now.take_back(next, before);
             }
         }
         Err(deepest)
     }
 
-    /// An operation, if it did happen.
-    fn certainly(&self, index: usize) -> Option<&Operation> {
-        self.operations.get(index).filter(|operation| operation.certain)
-    }
-
     /// What can come next: what was called before the first answer that has no place yet. Of what may have
     /// happened only that which one of those needs to have happened just before it.
-    fn choices(&self, placed: &Placed, state: &[Value], deepest: &mut Stuck, depth: usize) -> Vec<usize> {
-        let mut first = u64::MAX;
-        let mut open = Vec::new();
-        for index in (0..self.certain).filter(|index| !placed.has(*index)) {
-            let operation = &self.operations[index];
-            if operation.invoked > first {
-                break;
-            }
-            first = first.min(operation.returned);
-            open.push(index);
+    fn choices(&self, now: &Situation, deepest: &mut Stuck) -> Vec<usize> {
+        let (open, first) = now.open();
+        if now.depth() > deepest.placed || deepest.calls.is_empty() {
+            deepest.calls.clear();
+            deepest.calls.extend(open.iter().map(|index| self.operations[*index].call));
+            deepest.placed = now.depth();
         }
+        let next = open.iter().copied().min_by_key(|index| self.hint(*index));
         let (mut choices, waiting): (Vec<usize>, Vec<usize>) =
-            open.iter().partition(|index| after(&self.operations[**index], state).is_some());
-        if depth > deepest.placed || deepest.calls.is_empty() {
-            let calls = open.iter().map(|index| self.operations[*index].call).collect();
-            *deepest = Stuck { rule: Rule::Linearizable, calls, placed: depth };
-        }
+            open.into_iter().partition(|index| now.explains(*index));
         choices.sort_by_key(|index| Reverse((self.hint(*index), self.operations[*index].returned)));
         // The last is tried first: what the next one waits for, then what can come, then what others wait for.
-        let mut all = self.needed(placed, state, first, &waiting);
+        let next = next.filter(|next| waiting.contains(next));
+        let due = next.map(|next| self.needed(now, first, &[next])).unwrap_or_default();
+        let mut all = self.needed(now, first, &waiting);
         all.append(&mut choices);
-        let next = open.iter().min_by_key(|index| self.hint(**index)).filter(|next| waiting.contains(next));
-        let due = next.map(|next| self.needed(placed, state, first, &[*next])).unwrap_or_default();
         all.retain(|index| !due.contains(index));
         all.extend(due);
         all
     }
 
     /// Of what may have happened, that which writes what is waited for; and what that needs in turn.
-    fn needed(&self, placed: &Placed, state: &[Value], first: u64, waiting: &[usize]) -> Vec<usize> {
-        let lacks = |index: &usize| -> Vec<(usize, Value)> {
-            let sees = &self.operations[*index].sees;
-            sees.iter().filter(|(key, value)| !matches(state[*key], *value)).copied().collect()
-        };
-        let mut wanted: Vec<(usize, Value)> = waiting.iter().flat_map(lacks).collect();
+    fn needed(&self, now: &Situation, first: u64, waiting: &[usize]) -> Vec<usize> {
+        let mut wanted: Vec<(usize, Value)> = waiting.iter().flat_map(|index| now.lacks(*index)).collect();
         let mut found: Vec<usize> = Vec::new();
         let mut looked = 0;
         while let Some(want) = wanted.get(looked).copied() {
             looked += 1;
-            let free = (self.certain..self.operations.len()).filter(|index| !placed.has(*index));
-            for index in free.filter(|index| self.operations[*index].invoked <= first) {
-                let operation = &self.operations[index];
-                let equal = |other: &usize| {
-                    let other = &self.operations[*other];
-                    (&other.sees, &other.writes) == (&operation.sees, &operation.writes)
-                };
-                if operation.writes.contains(&want) && !found.iter().any(equal) {
-                    wanted.extend(lacks(&index));
+            let writers = self.writers.get(&want).into_iter().flatten().copied();
+            for index in writers.take_while(|index| self.operations[*index].invoked <= first) {
+                if now.is_open(index) && !found.iter().any(|other| self.equal(*other, index)) {
+                    wanted.extend(now.lacks(index));
                     found.push(index);
                 }
             }
         }
-        found.retain(|index| after(&self.operations[*index], state).is_some());
+        found.retain(|index| now.explains(*index));
         found
     }
-}
 
-fn matches(is: Value, seen: Value) -> bool {
-    is == FREE || is == seen
-}
-
-/// The state after an operation; `None` if it cannot happen now.
-fn after(operation: &Operation, state: &[Value]) -> Option<Vec<Value>> {
-    let mut state = state.to_vec();
-    for (key, value) in &operation.sees {
-        if !matches(state[*key], *value) {
-            return None;
-        }
-        state[*key] = *value;
+    /// Whether two that may have happened can stand for each other. The one that was called first then does.
+    fn equal(&self, one: usize, other: usize) -> bool {
+        let (one, other) = (&self.operations[one], &self.operations[other]);
+        (&one.sees, &one.writes) == (&other.sees, &other.writes)
     }
-    for (key, value) in &operation.writes {
-        state[*key] = *value;
-    }
-    Some(state)
 }

@@ -31,6 +31,11 @@ pub(super) fn cluster(ports: &[Ports]) -> String {
     parts.collect::<Vec<_>>().join(",")
 }
 
+/// Where a member keeps its data.
+pub(super) fn place(folder: &Path, number: usize) -> PathBuf {
+    folder.join(name(number))
+}
+
 fn name(number: usize) -> String {
     format!("m{}", number + 1)
 }
@@ -49,7 +54,7 @@ impl Member {
         extra: &[&str],
     ) -> Self {
         let (program, first) = kind.words();
-        let (name, data) = (name(number), folder.join(name(number)));
+        let (name, data) = (name(number), place(folder, number));
         let path = data.display().to_string();
         let flags = [
             ("--name", name.as_str()),

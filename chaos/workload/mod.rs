@@ -146,6 +146,11 @@ impl Workload {
         Counts { written: count(written), answered: count(answered), events: count(events) }
     }
 
+    /// The newest revision that a client was told.
+    pub fn newest(&self) -> i64 {
+        self.shared.newest.load(Ordering::Relaxed)
+    }
+
     /// Waits until so many more writes have been acknowledged, and twice as many requests answered.
     pub async fn writes(&self, more: usize) -> Result<()> {
         let (before, start) = (self.counts(), Instant::now());

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use crate::demo::Demo;
 use crate::stores;
-use crate::writer::written;
 
 pub(crate) fn scheduler(demo: &Demo) {
     let active = active(demo, "scheduler");
@@ -68,7 +67,7 @@ pub(crate) fn masters_poweroff(demo: &Demo) {
 }
 
 fn lose(demo: &Demo, master: &str, which: &str) {
-    let (gap, writes) = written(demo, master, || {
+    let (gap, writes) = demo.written(master, || {
         demo.sandbox.poweroff(master).expect("the master can be switched off");
         // Long enough for the elections of the store and of whatever led on that master. A write that was under way
         // may be answered with an error although it happened.

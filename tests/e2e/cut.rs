@@ -4,13 +4,12 @@ use std::time::{Duration, Instant};
 
 use crate::demo::Demo;
 use crate::stores;
-use crate::writer::written;
 
 /// The store leader's master is cut off from everybody, the balancer too, while a client writes.
 pub(crate) fn master(demo: &Demo) {
     let old = stores::leader(demo);
     let mut took = Duration::ZERO;
-    let (gap, writes) = written(demo, "cut", || {
+    let (gap, writes) = demo.written("cut", || {
         let start = Instant::now();
         demo.sandbox.partition(std::slice::from_ref(&old)).expect("the master can be cut off");
         // The old leader may still say that it leads, so ask the others.

@@ -56,6 +56,17 @@ impl Demo {
         self.measures.borrow_mut().push(Measure { what: what.into(), value, unit, target });
     }
 
+    /// Writes while something happens: the longest time between two acknowledged writes, and how many there were.
+    /// Fails when one of them is not there afterwards.
+    pub(crate) fn written(&self, name: &str, work: impl FnOnce()) -> (Duration, usize) {
+        let written = chaos::writing(&self.sandbox, name, || {
+            work();
+            Ok(())
+        });
+        let written = written.unwrap_or_else(|error| panic!("{}", chaos::api::text(&error)));
+        (written.gap, written.acknowledged.len())
+    }
+
     pub(crate) fn seconds(&self, what: &str, value: Duration, target: f64) {
         self.note(what, value.as_secs_f64(), "s", target);
     }

@@ -25,7 +25,6 @@ mod stores;
 mod terminals;
 mod tools;
 mod tour;
-mod writer;
 
 use demo::Demo;
 

@@ -12,7 +12,6 @@ use crate::control::active;
 use crate::demo::Demo;
 use crate::held::{Held, pid};
 use crate::stores;
-use crate::writer::written;
 
 /// An elected component, and what it writes that nobody wants any more.
 struct Stale {
@@ -187,7 +186,7 @@ pub(crate) fn store(demo: &Demo) {
     let old = stores::leader(demo);
     let process = pid(demo, &old, "store");
     let mut took = Duration::ZERO;
-    let (gap, writes) = written(demo, "paused", || {
+    let (gap, writes) = demo.written("paused", || {
         let start = Instant::now();
         demo.sandbox.pause(&old, "store").expect("the store can be paused");
         demo.wait("another store leader", || {

@@ -216,6 +216,35 @@ async fn a_member_whose_disk_was_lost_is_not_let_in() {
     assert!(matches!(ended, Err(raft::Error::AlreadyBootstrapped { .. })), "{ended:?}");
 }
 
+/// A member whose disk went back in time lacks what it has confirmed. Its leader cannot go on; it must not stay and
+/// refuse everything either.
+#[cfg(debug_assertions)] // The Raft library asserts it only then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_raft_task_panics_ends() {
+    let mut cluster = Cluster::started(3, "").await;
+    let leader = cluster.leader().await;
+    let follower = (leader + 1) % 3;
+    let (data, old) = (cluster.data(follower), cluster.folder.path().join("old"));
+    cluster.stop(follower).await;
+    let copied = std::process::Command::new("cp").arg("-a").args([&data, &old]).status().unwrap();
+    assert!(copied.success());
+    cluster.start(follower);
+    assert_eq!(cluster.leader().await, leader);
+    for number in 0..20 {
+        cluster.kv(leader).put(put(&format!("k{number}"), "v")).await.unwrap();
+    }
+    cluster.agree().await;
+    cluster.stop(follower).await;
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::rename(&old, &data).unwrap();
+    cluster.start(follower);
+    let ended = cluster.members[leader].take().unwrap().task;
+    let ended = tokio::time::timeout(Duration::from_secs(30), ended).await.expect("it ends").unwrap();
+    assert!(matches!(ended, Err(raft::Error::Stopped(_))), "{ended:?}");
+    cluster.leader().await;
+    assert_eq!(keys(&mut cluster.kv(follower)).await.len(), 20);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_quorum_nobody_waits_for_ever() {
     let mut cluster = Cluster::started(3, "").await;
