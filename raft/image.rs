@@ -11,6 +11,7 @@ use crate::{
     mvcc::{Effects, State},
     revision::{KeyRange, Revision},
     types::{LogId, Membership},
+    work::mutant,
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -66,6 +67,10 @@ pub(crate) fn revision_of(key: &[u8]) -> io::Result<Revision> {
 /// Writes what a batch of entries changes, in one atomic batch.
 pub(crate) fn write(engine: &Engine, effects: &Effects, saved: &Saved) -> io::Result<()> {
     let mut batch = engine.batch();
+    if mutant!(AppliedApart) {
+        batch.put(META, STATE, &codec::encode(saved))?;
+        std::mem::replace(&mut batch, engine.batch()).write()?;
+    }
     for (revision, kv) in &effects.records {
         batch.put(KV, &revision.to_bytes(), &codec::encode(kv.as_ref()))?;
     }
@@ -93,10 +98,16 @@ pub(crate) fn write(engine: &Engine, effects: &Effects, saved: &Saved) -> io::Re
 
 /// Reads the state back.
 pub(crate) fn load(engine: &Engine) -> io::Result<(State, Saved)> {
-    let saved: Saved = match engine.get(META, STATE)? {
+    let mut saved: Saved = match engine.get(META, STATE)? {
         Some(bytes) => codec::decode(&bytes)?,
         None => Saved::default(),
     };
+    if let Some(last) = saved.applied.as_mut().filter(|_| mutant!(AppliesTwice)) {
+        last.index = last.index.saturating_sub(1);
+    }
+    if let Some((key, _)) = engine.last(KV)?.filter(|_| mutant!(RevisionFromRecords)) {
+        saved.revision = revision_of(&key)?.main;
+    }
     let mut state = State { revision: saved.revision, compacted: saved.compacted, ..State::default() };
     engine.scan(LEASE, &[], |key, value| {
         let id = key.try_into().map(i64::from_be_bytes).map_err(io::Error::other)?;

@@ -5,6 +5,7 @@
 //! because of an election. A time belongs to one grant: who is granted a number again gets its whole time, and a
 //! lease whose time is over is never renewed, for its `Revoke` may be on its way.
 
+use crate::work::mutant;
 use bytes::Bytes;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -64,7 +65,8 @@ struct End {
 
 impl End {
     fn of(grant: Grant, now: Instant) -> Self {
-        Self { number: grant.number, at: now + seconds(grant.ttl), over: false }
+        let ttl = if mutant!(LeasesEndEarly) { grant.ttl - 1 } else { grant.ttl };
+        Self { number: grant.number, at: now + seconds(ttl), over: false }
     }
 }
 
@@ -105,7 +107,7 @@ impl Deadlines {
     /// Gives a lease its whole time again. `false` if its time is over.
     #[must_use]
     pub(crate) fn renew(&mut self, id: i64, grant: Grant, now: Instant) -> bool {
-        let over = self.end(id, grant).is_some_and(|end| end.over);
+        let over = self.end(id, grant).is_some_and(|end| end.over && !mutant!(RenewsEnded));
         if !over {
             self.ends.insert(id, End::of(grant, now));
         }

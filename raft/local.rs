@@ -9,6 +9,7 @@ use crate::{
     machine::Machine,
     network::{Info, Refusal, Reply, Request},
     types::{Raft, TypeConfig},
+    work::mutant,
 };
 use openraft::{
     ReadPolicy,
@@ -91,7 +92,12 @@ impl Local {
                 }
                 Err(error) => failed(&error),
             },
-            Request::Vote(vote) => self.raft.vote(vote).await.map_or_else(|e| failed(&e), Reply::Vote),
+            Request::Vote(vote) => {
+                let reply = self.raft.vote(vote).await;
+                #[cfg(test)]
+                crate::sim::truth::voted(self.id, &reply);
+                reply.map_or_else(|e| failed(&e), Reply::Vote)
+            }
             Request::PreVote(vote) => self.raft.pre_vote(vote).await.map_or_else(|e| failed(&e), Reply::Vote),
             Request::Transfer(transfer) => {
                 self.raft.handle_transfer_leader(transfer).await.map_or_else(|e| failed(&e), Reply::Transfer)
@@ -137,6 +143,9 @@ impl Local {
 
     /// The log entry that a linearizable read must see, confirmed by a quorum.
     pub(crate) async fn read_index(&self) -> Result<u64, Refusal> {
+        if mutant!(ReadsWithoutQuorum) {
+            return Ok(self.machine.applied());
+        }
         match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
             Ok(linearizer) => Ok(linearizer.read_log_id().index()),
             Err(RaftError::APIError(_)) => Err(Refusal::NotLeader),

@@ -10,7 +10,7 @@ use crate::{
     codec,
     engine::{Engine, Open, Use},
     types::{Entry, LogId, PeerNode, TypeConfig, Vote},
-    work::{self, More, Sender},
+    work::{self, More, Sender, mutant},
 };
 use openraft::{
     RaftLogReader,
@@ -213,7 +213,10 @@ fn write_group(shared: &Shared, group: &[Write]) -> io::Result<()> {
     batch.write()?;
     if sync {
         let start = Instant::now();
-        shared.engine.sync()?;
+        let synced = if mutant!(AcknowledgesEarly) { Ok(()) } else { shared.engine.sync() };
+        if !mutant!(IgnoresSyncErrors) {
+            synced?;
+        }
         (shared.fsync)(start.elapsed());
     }
     for write in group {
@@ -415,6 +418,13 @@ impl RaftLogStorage<TypeConfig> for Log {
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         let vote = codec::encode(vote);
+        if mutant!(ForgetsVote) && self.vote()?.is_some() {
+            return Ok(());
+        }
+        if mutant!(OvertakesVote) {
+            let unsaved = oneshot::channel().0;
+            return self.send(Write::Vote { vote, done: unsaved });
+        }
         self.wait(|done| Write::Vote { vote, done }).await
     }
 

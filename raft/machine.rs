@@ -19,7 +19,7 @@ use crate::{
     types::{Entry, Membership, SnapshotMeta},
     values::Disk,
     watch::Hub,
-    work::{self, More, Sender},
+    work::{self, More, Sender, mutant},
 };
 use openraft::{EntryPayload, entry::RaftEntry};
 use std::{
@@ -212,6 +212,7 @@ impl Machine {
         }
         let mut commits: Vec<Commit> = Vec::new();
         let mut bytes = 0;
+        let from = from + i64::from(mutant!(SkipsCompacted) && from == inner.state.compacted);
         self.engine.scan(KV, &Revision { main: from, sub: 0 }.to_bytes(), |key, value| {
             let at = revision_of(key)?;
             if commits.last().is_none_or(|last| last.revision != at.main) {
@@ -398,7 +399,11 @@ impl Machine {
         self.tell_removed(&inner.saved);
         drop(inner);
         self.scrub(garbage);
-        self.hub.reset(revision);
+        #[cfg(test)]
+        crate::sim::truth::installed(&self.spool);
+        if !mutant!(InstallsSilently) {
+            self.hub.reset(revision);
+        }
         self.applied.send_replace(index);
         Ok(())
     }
@@ -409,7 +414,9 @@ impl Machine {
         let mut batch = self.engine.batch();
         batch.put(META, SNAPSHOT, &[])?;
         batch.write()?;
-        self.engine.sync()?;
+        if !mutant!(CutsUnsettled) {
+            self.engine.sync()?;
+        }
         Ok(saved)
     }
 

@@ -9,7 +9,7 @@ use crate::{
     local::Local,
     members::{self, Change, MemberFault},
     network::{LaneError, Peers, Refusal, Reply, Request},
-    work,
+    work::{self, mutant},
 };
 use openraft::ServerState;
 use std::{io, sync::Arc, time::Duration};
@@ -142,7 +142,7 @@ impl Node {
             }
             while !waiters.is_empty() {
                 if let Some(index) = self.read_index().await {
-                    self.local.machine.wait_applied(index).await;
+                    self.local.machine.wait_applied(if mutant!(ReadsUnapplied) { 0 } else { index }).await;
                     for waiter in waiters.drain(..) {
                         // A reader that is gone does not mind.
                         let _ = waiter.send(());
@@ -252,6 +252,7 @@ impl Node {
                 Ok(Reply::Refused(Refusal::LeaseNotFound)) => return Err(NodeError::LeaseNotFound),
                 Ok(Reply::Refused(Refusal::Member(fault))) => return Err(NodeError::Member(fault)),
                 Ok(Reply::Refused(Refusal::Failed(text))) => return Err(NodeError::Failed(text)),
+                Err(LaneError::Lost(_)) if mutant!(ProposesAgain) => sleep(RETRY).await,
                 Err(LaneError::Lost(_)) => return Err(NodeError::Lost),
                 Ok(reply) => return Ok((reply, here)),
             }

@@ -7,6 +7,23 @@
 use std::{io, ops::ControlFlow, sync::mpsc::channel, thread};
 use tokio::{sync::mpsc, task};
 
+/// Whether a mutant of the simulator is to misbehave here: never, in a program.
+#[cfg(not(test))]
+macro_rules! mutant {
+    ($name:ident) => {
+        false
+    };
+}
+
+#[cfg(test)]
+macro_rules! mutant {
+    ($name:ident) => {
+        crate::sim::mutant::is(crate::sim::mutant::Mutant::$name)
+    };
+}
+
+pub(crate) use mutant;
+
 #[cfg(test)]
 use crate::sim::work as simulated;
 #[cfg(test)]

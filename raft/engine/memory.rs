@@ -2,8 +2,9 @@
 //!
 //! Keeps true: a batch is whole or not there; what was synced survives everything; after a power cut a part of the
 //! rest survives, chosen by the caller, always from its beginning (a write-ahead log is torn at its end). A killed
-//! process loses all of the rest. Once a write or sync has failed, nothing more is
-//! written until the database is opened again, and what had not been synced then may be on the disk or not.
+//! process loses all of the rest. Once a write has failed, nothing more is written until the database is opened
+//! again. What a failed sync was to save is lost, and the next sync does not tell: so do operating systems, and
+//! whoever goes on after it has a hole.
 
 use super::Part;
 use std::{
@@ -212,8 +213,11 @@ impl Engine {
 
     pub(crate) fn sync(&self) -> io::Result<()> {
         self.with(|database, faults| {
-            database.broken |= faults.syncs;
             if database.broken {
+                return Err(broken());
+            }
+            if faults.syncs {
+                database.unsynced = Vec::new();
                 return Err(broken());
             }
             database.settle();
@@ -340,15 +344,27 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_failed_takes_nothing_more() {
+    fn a_write_that_failed_is_the_last() {
+        let disk = Disk::default();
+        let engine = disk.open(Path::new("/d"), &[PART]);
+        disk.set(Faults { writes: true, ..Faults::default() });
+        assert!(engine.batch().write().is_err());
+        disk.set(Faults::default());
+        assert!(engine.sync().is_err() && engine.batch().write().is_err());
+    }
+
+    #[test]
+    fn what_a_failed_sync_was_to_save_is_lost() {
         let disk = Disk::default();
         let engine = disk.open(Path::new("/d"), &[PART]);
         written(&engine, b"a");
         disk.set(Faults { syncs: true, ..Faults::default() });
         assert!(engine.sync().is_err());
         disk.set(Faults::default());
-        assert!(engine.sync().is_err() && engine.batch().write().is_err());
+        written(&engine, b"b");
+        engine.sync().unwrap();
+        assert_eq!(engine.get(PART, b"a").unwrap(), Some(b"1".to_vec()), "as long as the process runs");
         disk.crash(Crash::Power { keep: 0 });
-        assert_eq!(keys(&disk), "");
+        assert_eq!(keys(&disk), "bb'");
     }
 }

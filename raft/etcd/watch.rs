@@ -12,7 +12,7 @@ use crate::{
     mvcc::{Change, Commit},
     node::{self, NodeError},
     revision::KeyRange,
-    work,
+    work::{self, mutant},
 };
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream::BoxStream};
@@ -161,6 +161,9 @@ impl Session {
                 self.send(pb::WatchResponse { watch_id: id, canceled: true, ..self.response(now) }).await
             }
             Some(RequestUnion::ProgressRequest(_)) => {
+                if mutant!(ProgressBeforeEvents) {
+                    return self.progress(WHOLE_STREAM, self.member.node.local.machine.revision()).await;
+                }
                 self.progress_wanted = true;
                 Ok(())
             }
@@ -296,7 +299,11 @@ impl Session {
         let Some(watcher) = self.watchers.get_mut(&id) else { return Ok(()) };
         watcher.quiet = false;
         let fragment = watcher.fragment;
-        let count = |events: &[pb::Event]| if fragment { fitting(events, limit) } else { events.len() };
+        let count = |events: &[pb::Event]| match fragment {
+            true => fitting(events, limit),
+            false if mutant!(SplitsRevision) => 1,
+            false => events.len(),
+        };
         while count(&events) < events.len() {
             let rest = events.split_off(count(&events));
             let part = pb::WatchResponse { watch_id: id, fragment: true, events, ..self.response_now() };
@@ -353,7 +360,7 @@ impl Session {
 impl Watcher {
     fn wants(&self, change: &Change) -> bool {
         // A new watcher's portion may begin before its first revision.
-        change.kv.modified >= self.next
+        (change.kv.modified >= self.next || mutant!(FutureGetsPast))
             && (if change.kv.is_deletion() { self.deletions } else { self.puts })
             && self.keys.contains(&change.kv.key)
     }
@@ -365,7 +372,11 @@ fn watcher(create: pb::WatchCreateRequest, now: i64) -> Watcher {
     let without = |filter: FilterType| create.filters.contains(&i32::from(filter));
     Watcher {
         keys: KeyRange::new(&key, &create.range_end),
-        next: if create.start_revision > 0 { create.start_revision } else { now + 1 },
+        next: match create.start_revision {
+            from if from > now && mutant!(FutureGetsPast) => now + 1,
+            from if from > 0 => from,
+            _ => now + 1,
+        },
         prev_kv: create.prev_kv,
         puts: !without(FilterType::Noput),
         deletions: !without(FilterType::Nodelete),

@@ -150,7 +150,9 @@ impl Client {
             let value = self.value();
             let _ = self.call(Op::Put { keys: keys.into(), value, lease: id }).await;
             for _ in 0..self.random.random_range(0..8) {
-                sleep(Duration::from_millis(700)).await;
+                // The latter is when a lease is about to end.
+                let pause = if self.random.random() { 700 } else { self.random.random_range(1950..2150) };
+                sleep(Duration::from_millis(pause)).await;
                 if self.quiet() || self.call(Op::KeepAlive { id }).await.is_err() {
                     break;
                 }
@@ -290,9 +292,17 @@ impl Client {
     ) {
         loop {
             let pause = Duration::from_millis(self.random.random_range(10..150));
-            let Ok(response) = timeout(pause, responses.recv()).await else {
+            let response = match self.random.random_range(0..40) {
+                // One who does not listen for a while, and then asks.
+                0 => {
+                    sleep(pause * 3).await;
+                    None
+                }
+                _ => timeout(pause, responses.recv()).await.ok(),
+            };
+            let Some(response) = response else {
                 let asked = RequestUnion::ProgressRequest(pb::WatchProgressRequest {});
-                let _ = requests.send(pb::WatchRequest { request_union: Some(asked) }).await;
+                let _ = requests.try_send(pb::WatchRequest { request_union: Some(asked) });
                 continue;
             };
             let Some(Ok(response)) = response else { return };

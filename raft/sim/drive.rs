@@ -25,7 +25,9 @@ const TICK: Duration = Duration::from_millis(2);
 /// The first leader must be there by then.
 const FIRST_LEADER: Duration = Duration::from_secs(20);
 /// How long members are harmed.
-const HARM: Duration = Duration::from_secs(7);
+const HARM: Duration = Duration::from_secs(5);
+/// How soon after all harm a member serves, unless it has to be started again.
+const PATIENCE: Duration = Duration::from_secs(8);
 /// How soon after all harm everything works.
 const HEALED: Duration = Duration::from_secs(20);
 
@@ -37,17 +39,21 @@ pub(super) struct Report {
 impl Display for Report {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let (history, reached) = (self.world.history.borrow(), self.world.reached.borrow());
-        let acknowledged = history.calls.iter().filter(|call| matches!(call.ended, Some((_, Ok(_))))).count();
+        let answered = || history.calls.iter().filter(|call| matches!(call.ended, Some((_, Ok(_)))));
+        let compactions = answered().filter(|call| matches!(call.op, Op::Compact { .. })).count();
+        let leases = answered().filter(|call| matches!(call.op, Op::Grant { .. })).count();
         let told: usize = history.watches.iter().map(|watch| watch.told.len()).sum();
         write!(
             f,
-            "seed={} trace={:016x} revisions={} calls={} acknowledged={acknowledged} watches={} told={told} terms={}",
+            "seed={} trace={:016x} revisions={} calls={} acknowledged={} compactions={compactions} leases={leases} \
+             watches={} told={told} leaders={}",
             self.world.seed,
             history.trace(),
             self.world.truth.borrow().revision(),
             history.calls.len(),
+            answered().count(),
             history.watches.len(),
-            reached.terms.len(),
+            reached.leaders.len(),
         )?;
         reached.counts.iter().try_for_each(|(name, times)| write!(f, " {name}={times}"))
     }
@@ -65,25 +71,15 @@ pub(super) fn run(seed: u64, folder: &Path) -> Result<Report, String> {
         .tcp_capacity(65_536)
         .enable_random_order()
         .rng_seed(seed);
-    let mut run = Run { sim: builder.build(), faults: Faults::new(seed), world: world.clone() };
+    let faults = Faults::new(seed);
+    let mut run = Run { sim: builder.build(), faults, world: world.clone() };
     for seat in 0..SEATS {
         let world = world.clone();
         run.sim.host(name(seat), move || member::run(world.clone(), seat));
     }
-    run.until(FIRST_LEADER, "no first leader", |world| {
-        require(!world.reached.borrow().terms.is_empty(), String::new)
-    })?;
-    let end = run.sim.elapsed() + HARM;
-    while run.sim.elapsed() < end {
-        run.step(true)?;
-    }
-    let healed = world.history.borrow_mut().tick(&"healed");
-    run.faults.heal(&mut run.sim, &world);
-    run.until(HEALED, "after all harm has ended", |world| serving(world, healed))?;
-    world.quiet.set(true);
-    run.until(HEALED, "after all harm has ended", |world| settled(world, healed))?;
-    agreed(&world)?;
-    Ok(Report { world })
+    let result = run.through();
+    world.end();
+    result.map(|()| Report { world })
 }
 
 struct Run<'a> {
@@ -93,12 +89,34 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    fn through(&mut self) -> Checked {
+        let world = self.world.clone();
+        self.until(FIRST_LEADER, "no first leader", |world| {
+            require(!world.reached.borrow().leaders.is_empty(), String::new)
+        })?;
+        let end = self.sim.elapsed() + HARM;
+        while self.sim.elapsed() < end {
+            self.step(true)?;
+        }
+        let healed = world.history.borrow_mut().tick(&"healed");
+        self.faults.heal(&mut self.sim, &world);
+        let after = "after all harm has ended";
+        if self.until(PATIENCE, after, |world| serving(world, healed)).is_err() {
+            // A member that was given a number which is none any more waits for ever. Started again it finds out.
+            self.faults.restart(&mut self.sim, &world, &silent(&world, healed));
+            self.until(HEALED, after, |world| serving(world, healed))?;
+        }
+        world.quiet.set(true);
+        self.until(HEALED, after, |world| settled(world, healed))?;
+        agreed(&world)
+    }
+
     fn step(&mut self, harm: bool) -> Result<(), String> {
         self.sim.step().map_err(|error| error.to_string())?;
         super::panicked()?;
         self.world.history.borrow_mut().now = self.sim.elapsed();
         for served in self.world.running.borrow().iter().flatten() {
-            self.look(served)?;
+            self.look(served);
         }
         if let Some(problem) = self.world.broken.borrow_mut().take() {
             return Err(problem);
@@ -107,16 +125,14 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Who leads a term says openraft itself.
-    fn look(&self, served: &Member) -> Result<(), String> {
+    /// Who leads says openraft itself.
+    fn look(&self, served: &Member) {
         use openraft::{ServerState, async_runtime::watch::WatchReceiver};
         let metrics = served.node.local.raft.metrics();
         let metrics = metrics.borrow_watched();
-        if metrics.state != ServerState::Leader {
-            return Ok(());
+        if metrics.state == ServerState::Leader {
+            self.world.reached.borrow_mut().leaders.insert((metrics.current_term, served.config.id));
         }
-        self.world.reached.borrow_mut().terms.insert(metrics.current_term);
-        self.world.truth.borrow_mut().leads(metrics.current_term, served.config.id)
     }
 
     fn until(&mut self, limit: Duration, what: &str, done: impl Fn(&World) -> Checked) -> Checked {
@@ -151,8 +167,8 @@ fn describe(world: &World) -> String {
     )
 }
 
-/// Every member has served writes or linearizable reads since.
-fn serving(world: &World, since: u64) -> Result<(), String> {
+/// Members that have not served writes or linearizable reads since.
+fn silent(world: &World, since: u64) -> Vec<usize> {
     let history = world.history.borrow();
     let serves = |seat: usize| {
         let fresh = |call: &&super::world::Call| {
@@ -161,7 +177,11 @@ fn serving(world: &World, since: u64) -> Result<(), String> {
         };
         history.calls.iter().rev().take_while(|call| call.begun.0 > since).filter(fresh).count() >= 3
     };
-    let silent: Vec<usize> = world.members().into_iter().filter(|seat| !serves(*seat)).collect();
+    world.members().into_iter().filter(|seat| !serves(*seat)).collect()
+}
+
+fn serving(world: &World, since: u64) -> Checked {
+    let silent = silent(world, since);
     require(silent.is_empty(), || format!("{silent:?} do not serve"))
 }
 

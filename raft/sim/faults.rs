@@ -80,6 +80,11 @@ impl Faults {
         self.down.iter_mut().flatten().for_each(|until| *until = (*until).min(now));
     }
 
+    /// Ends members, to be started again.
+    pub(super) fn restart(&mut self, sim: &mut Sim<'_>, world: &World, seats: &[usize]) {
+        self.cut(sim, world, seats, false, "restarts");
+    }
+
     fn start(&mut self, sim: &mut Sim<'_>, seat: usize) {
         self.down[seat] = None;
         if std::mem::take(&mut self.dark[seat]) {

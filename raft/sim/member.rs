@@ -67,6 +67,12 @@ pub(super) async fn run(world: Rc<World>, seat: usize) -> turmoil::Result {
         Ok(()) | Err(Error::Stopped(_)) => {}
         Err(Error::Removed { .. }) => world.left(seat, "removed-members"),
         Err(Error::NotAdded { .. }) => world.left(seat, "not-added"),
+        // A member that lags behind gave it the number that the seat's earlier member had. Started again it is told
+        // a newer one.
+        Err(Error::AlreadyBootstrapped { .. }) if joined.is_some() => {
+            world.replace_disk(seat);
+            world.count("misled-members");
+        }
         Err(error) => world.broke(format!("{} cannot run: {error}", name(seat))),
     }
     Ok(())
@@ -81,6 +87,8 @@ async fn member(world: &Rc<World>, seat: usize, joined: Option<&[usize]>) -> Res
     let config = Arc::new(config);
     world.starting.set(seat);
     let (log, machine, applier, identity) = run::open(&config, Metrics::default(), mpsc::channel(1).0)?;
+    let vote = log.vote().map_err(|source| Error::Disk { path: config.flags.data_dir.clone(), source })?;
+    world.truth.borrow().remembers(config.id, vote).unwrap_or_else(|problem| world.broke(problem));
     let peers = Peers::new(config.cluster, config.id, transport.clone(), Handle::current());
     let settings = run::raft_config(&config)?;
     let raft = Raft::new(config.id, settings, peers.clone(), log, applier).await;

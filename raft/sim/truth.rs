@@ -1,14 +1,15 @@
 //! What the members did, as told by their state machines: the measure for what clients see.
 //!
 //! Keeps true, or says what broke it: members apply the same log entries, each at its place and once, with the same
-//! outcome and the same changes; a term has one leader; revisions have no gap.
+//! outcome and the same changes; revisions have no gap; a vote that was given is remembered.
 
 use super::world::World;
 use crate::{
     command::{KeyValue, Outcome},
     mvcc::Commit,
-    types::LogId,
+    types::{LogId, TypeConfig, Vote},
 };
+use openraft::{errors::RaftError, raft::VoteResponse};
 use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hash, Hasher},
@@ -33,8 +34,8 @@ pub(super) struct Truth {
     entries: BTreeMap<u64, (LogId, u64)>,
     /// What each revision changed.
     pub(super) commits: BTreeMap<i64, Change>,
-    /// Who led in each term.
-    leaders: BTreeMap<u64, u64>,
+    /// The newest vote that each member told another.
+    votes: BTreeMap<u64, Vote>,
 }
 
 impl Truth {
@@ -67,14 +68,23 @@ impl Truth {
         }
         Err(format!("revision {} was {:?} and then {kvs:?}", commit.revision, first.kvs))
     }
+}
 
-    /// A member says that it leads.
-    pub(super) fn leads(&mut self, term: u64, member: u64) -> Result<(), String> {
-        let first = *self.leaders.entry(term).or_insert(member);
-        if first == member {
-            return Ok(());
-        }
-        Err(format!("term {term} has two leaders: {first:x} and {member:x}"))
+impl Truth {
+    /// A member starts with the vote that is on its disk.
+    pub(super) fn remembers(&self, member: u64, vote: Option<Vote>) -> Result<(), String> {
+        let told = self.votes.get(&member).copied();
+        if vote >= told { Ok(()) } else { Err(format!("{member:x} told {told:?} and remembers {vote:?}")) }
+    }
+}
+
+/// A member answers another that wants its vote.
+pub(crate) fn voted(member: u64, reply: &Result<VoteResponse<TypeConfig>, RaftError<TypeConfig>>) {
+    let (Some(world), Ok(reply)) = (World::current(), reply) else { return };
+    let mut truth = world.truth.borrow_mut();
+    let told = truth.votes.entry(member).or_insert(reply.vote);
+    if *told < reply.vote {
+        *told = reply.vote;
     }
 }
 
@@ -88,6 +98,14 @@ fn told(path: &Path, tell: impl FnOnce(&Rc<World>) -> Result<(), String>) {
 /// A member has applied an entry after another.
 pub(crate) fn applied(path: &Path, before: Option<LogId>, id: LogId, outcome: &Outcome) {
     told(path, |world| world.truth.borrow_mut().entry(before, id, outcome));
+}
+
+/// A member has got its state from another.
+pub(crate) fn installed(path: &Path) {
+    told(path, |world| {
+        world.count("installed-snapshots");
+        Ok(())
+    });
 }
 
 /// A member has made changes.

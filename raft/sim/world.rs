@@ -186,8 +186,8 @@ impl History {
 pub(super) struct Reached {
     /// Things that happened, by name.
     pub(super) counts: BTreeMap<&'static str, u64>,
-    /// Terms with a leader.
-    pub(super) terms: BTreeSet<u64>,
+    /// Leaders with their terms. openraft lets a term have more than one, the later one with the greater number.
+    pub(super) leaders: BTreeSet<(u64, u64)>,
 }
 
 /// Who sits at a host.
@@ -261,6 +261,12 @@ impl World {
         (0..SEATS).for_each(|seat| world.replace_disk(seat));
         WORLD.set(Some(world.clone()));
         world
+    }
+
+    /// Nobody is to be told of anything any more.
+    pub(super) fn end(&self) {
+        WORLD.take();
+        self.running.take();
     }
 
     /// This thread's.
