@@ -105,9 +105,6 @@ pub(crate) fn load(engine: &Engine) -> io::Result<(State, Saved)> {
     if let Some(last) = saved.applied.as_mut().filter(|_| mutant!(AppliesTwice)) {
         last.index = last.index.saturating_sub(1);
     }
-    if let Some((key, _)) = engine.last(KV)?.filter(|_| mutant!(RevisionFromRecords)) {
-        saved.revision = revision_of(&key)?.main;
-    }
     let mut state = State { revision: saved.revision, compacted: saved.compacted, ..State::default() };
     engine.scan(LEASE, &[], |key, value| {
         let id = key.try_into().map(i64::from_be_bytes).map_err(io::Error::other)?;
@@ -128,12 +125,19 @@ pub(crate) fn load(engine: &Engine) -> io::Result<(State, Saved)> {
         state.index.restore(revision_of(key)?, &codec::decode(value)?);
         Ok(true)
     })?;
+    if mutant!(RevisionFromKeys) {
+        state.revision = state.index.alive(&all()).map(|(_, live)| live.modified.main).max().unwrap_or(1);
+    }
     attach_leases(&mut state);
     Ok((state, saved))
 }
 
+fn all() -> KeyRange {
+    KeyRange::new(&Bytes::from_static(&[0]), &Bytes::from_static(&[0]))
+}
+
 fn attach_leases(state: &mut State) {
-    let all = KeyRange::new(&Bytes::from_static(&[0]), &Bytes::from_static(&[0]));
+    let all = all();
     for (key, live) in state.index.alive(&all) {
         if let Some(lease) = state.leases.get_mut(&live.lease) {
             lease.keys.insert(key.clone());

@@ -160,7 +160,11 @@ fn seeds_break_no_promise() {
                 *sums.entry(name.into()).or_default() += value.parse().unwrap_or(0);
             }
         }
-        Err(problem) => broken.lock().unwrap().push(format!("{problem}\n    {SEED}={seed} {REPLAY}")),
+        Err(problem) => {
+            let problem = format!("{problem}\n    {SEED}={seed} {REPLAY}");
+            println!("{problem}");
+            broken.lock().unwrap().push(problem);
+        }
     });
     let (sums, broken) = (sums.into_inner().unwrap(), broken.into_inner().unwrap());
     println!("{count} seeds from {first}: {sums:?}");

@@ -30,8 +30,8 @@ mutants! {
     AppliedApart,
     /// After a start the last applied entry is applied again (etcd's v3.5 data inconsistency).
     AppliesTwice,
-    /// The revision at a start is that of the last record, which compaction may have removed (etcd#17780).
-    RevisionFromRecords,
+    /// The revision at a start is that of the newest key, though what came last may be a deletion (etcd#17780).
+    RevisionFromKeys,
     /// The log is cut although the state is not on the disk yet.
     CutsUnsettled,
     /// The vote is not saved: a member may vote twice in a term.
