@@ -80,6 +80,7 @@ mod tests {
         assert_eq!(decode::<Command>(&encode(&txn)).unwrap(), txn);
         let alarm = Command::Alarm { alarm: Alarm { kind: AlarmKind::Corrupt, member: 9 }, raise: true };
         assert_eq!(hex(&encode(&alarm)), "0107010901");
+        assert_eq!(hex(&encode(&AlarmKind::DiskFull)), "0102");
     }
 
     #[test]

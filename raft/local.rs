@@ -8,6 +8,7 @@ use crate::{
     lease::{Deadlines, Grant},
     machine::Machine,
     network::{Info, Refusal, Reply, Request},
+    pulse::Pulse,
     types::{Raft, TypeConfig},
 };
 use openraft::{
@@ -37,6 +38,8 @@ pub(crate) struct Local {
     pub(crate) machine: Arc<Machine>,
     /// Told when a peer is given what it must wait to see applied.
     awaited: Arc<Notify>,
+    /// The log's disk.
+    pub(crate) pulse: Arc<Pulse>,
     deadlines: Mutex<Deadlines>,
     started: Instant,
     /// Milliseconds since `started` at which the leader was last heard.
@@ -50,6 +53,7 @@ impl Local {
         raft: Raft,
         machine: Arc<Machine>,
         awaited: Arc<Notify>,
+        pulse: Arc<Pulse>,
     ) -> Self {
         Self {
             id,
@@ -57,6 +61,7 @@ impl Local {
             raft,
             machine,
             awaited,
+            pulse,
             deadlines: Mutex::default(),
             started: Instant::now(),
             contact: AtomicU64::new(0),
@@ -93,6 +98,9 @@ impl Local {
             },
             Request::Vote(vote) => self.raft.vote(vote).await.map_or_else(|e| failed(&e), Reply::Vote),
             Request::PreVote(vote) => self.raft.pre_vote(vote).await.map_or_else(|e| failed(&e), Reply::Vote),
+            Request::Transfer(transfer) if *transfer.to_node_id() == self.id && self.pulse.is_slow() => {
+                Reply::Refused(Refusal::Failed("this member's disk stalls".into()))
+            }
             Request::Transfer(transfer) => {
                 self.raft.handle_transfer_leader(transfer).await.map_or_else(|e| failed(&e), Reply::Transfer)
             }

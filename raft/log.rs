@@ -9,6 +9,7 @@
 use crate::{
     codec,
     engine::{Engine, Open},
+    pulse::Pulse,
     types::{Entry, LogId, PeerNode, TypeConfig, Vote},
 };
 use openraft::{
@@ -56,6 +57,7 @@ struct Shared {
     /// What is committed, as long as no append has taken it along: it spares a restart some work, no more.
     committed: Mutex<Option<LogId>>,
     fsync: Box<dyn Fn(std::time::Duration) + Send + Sync>,
+    pulse: Arc<Pulse>,
 }
 
 /// One thing to be written, and who waits for it.
@@ -81,8 +83,10 @@ impl Log {
             committed: Mutex::default(),
             engine,
             fsync: Box::new(fsync),
+            pulse: Arc::new(Pulse::new()),
         });
         check(&shared.engine)?;
+        shared.pulse.reach(last(&shared.engine)?.map_or(0, |id| id.index));
         let (writer, queue) = mpsc::channel();
         let thread = shared.clone();
         std::thread::Builder::new().name("log".into()).spawn(move || write_loop(&thread, &queue))?;
@@ -96,9 +100,12 @@ impl Log {
 
     /// The last entry of the log, purged or not.
     pub(crate) fn last(&self) -> io::Result<Option<LogId>> {
-        let last = self.shared.engine.last(LOG)?;
-        let last = last.map(|(_, bytes)| codec::decode::<Entry>(&bytes)).transpose()?;
-        Ok(last.map(|entry| entry.log_id()).max(self.purged()?))
+        last(&self.shared.engine)
+    }
+
+    /// How the disk does.
+    pub(crate) fn pulse(&self) -> Arc<Pulse> {
+        self.shared.pulse.clone()
     }
 
     /// Adds an entry after the last one that makes a member the only one. Only before the group is started.
@@ -112,12 +119,8 @@ impl Log {
         self.shared.engine.flush(true)
     }
 
-    fn purged(&self) -> io::Result<Option<LogId>> {
-        self.read_meta(PURGED)
-    }
-
     fn read_meta<T: serde::de::DeserializeOwned>(&self, key: &[u8]) -> io::Result<Option<T>> {
-        self.shared.engine.get(META, key)?.map(|bytes| codec::decode(&bytes)).transpose()
+        read_meta(&self.shared.engine, key)
     }
 
     fn send(&self, write: Write) -> io::Result<()> {
@@ -135,9 +138,18 @@ fn stopped() -> io::Error {
     io::Error::other("the log's writer has stopped after an earlier error")
 }
 
+fn read_meta<T: serde::de::DeserializeOwned>(engine: &Engine, key: &[u8]) -> io::Result<Option<T>> {
+    engine.get(META, key)?.map(|bytes| codec::decode(&bytes)).transpose()
+}
+
+fn last(engine: &Engine) -> io::Result<Option<LogId>> {
+    let last = engine.last(LOG)?.map(|(_, bytes)| codec::decode::<Entry>(&bytes)).transpose()?;
+    Ok(last.map(|entry| entry.log_id()).max(read_meta(engine, PURGED)?))
+}
+
 /// A hole means that the disk lost what it had confirmed.
 fn check(engine: &Engine) -> io::Result<()> {
-    let purged: Option<LogId> = engine.get(META, PURGED)?.map(|bytes| codec::decode(&bytes)).transpose()?;
+    let purged: Option<LogId> = read_meta(engine, PURGED)?;
     let mut expect = purged.map(|id| id.index + 1);
     engine.scan(LOG, &expect.unwrap_or_default().to_be_bytes(), |key, _| {
         let index = index_of(key)?;
@@ -167,7 +179,9 @@ fn write_loop(shared: &Shared, queue: &Receiver<Write>) {
             let Ok(next) = queue.try_recv() else { break };
             group.push(next);
         }
+        shared.pulse.begin();
         let result = write_group(shared, &group);
+        shared.pulse.end();
         let failed = result.is_err();
         if let Err(error) = &result {
             tracing::error!(%error, "the log cannot be written: this member stops");
@@ -224,6 +238,7 @@ fn acknowledge(shared: &Shared, write: Write, result: &io::Result<()>) {
         Write::Append { entries, done, .. } => {
             if let Some((last, _)) = entries.last() {
                 shared.tail().written(*last);
+                shared.pulse.reach(*last);
             }
             done.io_completed(result());
         }
@@ -396,7 +411,7 @@ impl RaftLogStorage<TypeConfig> for Log {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
-        Ok(LogState { last_purged_log_id: self.purged()?, last_log_id: self.last()? })
+        Ok(LogState { last_purged_log_id: self.read_meta(PURGED)?, last_log_id: self.last()? })
     }
 
     async fn get_log_reader(&mut self) -> Self {

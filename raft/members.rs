@@ -128,6 +128,15 @@ impl Leader {
         self.alive.contains(&id) && self.matched.get(&id).is_some_and(|at| at + CAUGHT_UP >= self.last)
     }
 
+    /// The voter, other than `this`, that answers and has most of the log of those that `such` accepts, and the last
+    /// entry it has.
+    fn successor(&self, this: u64, such: impl Fn(u64) -> bool) -> Option<(u64, u64)> {
+        let voters = self.voters().into_iter();
+        let others = voters.filter(|id| *id != this && self.alive.contains(id) && such(*id));
+        let at = others.map(|id| (id, self.matched.get(&id).copied().unwrap_or_default()));
+        at.max_by_key(|(_, at)| *at)
+    }
+
     /// The group's step for a change; `None` when it is done already.
     fn step(&self, change: &Change) -> Result<Option<Step>, MemberFault> {
         match change {
@@ -238,12 +247,14 @@ impl Local {
         }
     }
 
+    /// To whom this member may hand leadership, if it leads: as [`Leader::successor`].
+    pub(crate) fn successor(&self, such: impl Fn(u64) -> bool) -> Option<(u64, u64)> {
+        self.as_leader().successor(self.id, such)
+    }
+
     /// A leader that is to go hands over first; the next one removes it.
     async fn step_down(&self) -> Reply {
-        let leader = self.as_leader();
-        let others = leader.voters().into_iter().filter(|id| *id != self.id && leader.alive.contains(id));
-        let next = others.max_by_key(|id| leader.matched.get(id).copied());
-        if let Some(next) = next {
+        if let Some((next, _)) = self.successor(|_| true) {
             // Whether it worked is seen when the change is asked again.
             let _ = self.raft.trigger().transfer_leader(next).await;
         }

@@ -16,12 +16,14 @@ use crate::{
     metrics::Metrics,
     network::{self, Peers, Reply, Request, Transport},
     node::Node,
+    space,
     types::{PeerNode, Raft},
 };
 use openraft::SnapshotPolicy;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
+    error::Error as _,
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -145,8 +147,24 @@ impl Drop for Threads {
     }
 }
 
-/// Runs a member until `stop`, or until it cannot go on.
+/// Runs a member until `stop`, or until it cannot go on. One that stopped for want of space starts again when there
+/// is some: which of its last writes are on the disk is unknown until its databases are opened anew.
 pub async fn run(flags: Flags, stop: CancellationToken) -> Result<(), Error> {
+    loop {
+        let error = match once(flags.clone(), stop.clone()).await {
+            Err(error) if space::is_cause(&error) => error,
+            ended => return ended,
+        };
+        let (path, cause) = (flags.data_dir.display(), error.source().map(ToString::to_string));
+        tracing::error!(%error, cause, %path, "the disk is full: this member waits until there is space");
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = space::returned(&flags.data_dir) => tracing::info!("there is space: starting again"),
+        }
+    }
+}
+
+async fn once(flags: Flags, stop: CancellationToken) -> Result<(), Error> {
     let (open, mut closed) = mpsc::channel(1);
     // All of a member's parts in one future are large.
     let ended = Box::pin(member(flags, stop, open)).await;
@@ -184,10 +202,10 @@ async fn member(flags: Flags, stop: CancellationToken, until_closed: Open) -> Re
     let runtime = threads.0.as_ref().expect("there until dropped").handle().clone();
     let peers = Peers::new(config.cluster, config.id, transport.clone(), runtime.clone());
     let (raft_config, factory) = (raft_config(&config)?, peers.clone());
-    let id = config.id;
+    let (id, pulse) = (config.id, log.pulse());
     let started = threads.run(async move { Raft::new(id, raft_config, factory, log, applier).await });
     let raft = started.await?.map_err(|error| Error::Stopped(error.to_string()))?;
-    let local = Arc::new(Local::new(id, config.cluster, raft, machine, peers.awaited.clone()));
+    let local = Arc::new(Local::new(id, config.cluster, raft, machine, peers.awaited.clone(), pulse));
     let removed = peers.removed().clone();
     let (node, reads) = Node::new(local.clone(), peers, config.request_timeout());
 
@@ -220,6 +238,7 @@ async fn member(flags: Flags, stop: CancellationToken, until_closed: Open) -> Re
         ended = group => Err(Error::Stopped(ended.unwrap_or_else(|error| error.to_string()))),
         served = serving => served,
         () = compact(&config, &node) => Ok(()),
+        () = space::watch(&config, &node) => Ok(()),
     }
 }
 

@@ -11,7 +11,7 @@ mod transport;
 
 pub(crate) use lane::{Lane, LaneError, roster};
 pub(crate) use server::serve;
-pub(crate) use transport::{PeerTls, Transport, host_port, is_loopback, is_url};
+pub(crate) use transport::{PeerTls, Transport, host_port, is_loopback, is_peer_url, is_url};
 
 use crate::{
     command::{Command, Outcome},

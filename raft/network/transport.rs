@@ -113,6 +113,11 @@ pub(crate) fn is_url(url: &str) -> bool {
     (url.starts_with("https://") || url.starts_with("http://")) && host_port(url).is_ok()
 }
 
+/// Whether members may reach each other there: in the clear on this machine only.
+pub(crate) fn is_peer_url(url: &str) -> bool {
+    is_url(url) && (url.starts_with("https://") || is_loopback(url))
+}
+
 /// Whether a URL leads to this machine only.
 pub(crate) fn is_loopback(url: &str) -> bool {
     host_port(url).is_ok_and(|(host, _)| {

@@ -6,6 +6,8 @@
 
 mod harness;
 mod members;
+mod space;
+mod stall;
 
 use harness::{Cluster, all, keys, put};
 use raft::etcd::pb::{self, kv_client::KvClient, lease_client::LeaseClient, watch_client::WatchClient};

@@ -20,7 +20,7 @@ async fn list(cluster: &Cluster, number: usize) -> Vec<pb::Member> {
     client(cluster, number).member_list(request).await.unwrap().into_inner().members
 }
 
-async fn id(cluster: &Cluster, number: usize) -> u64 {
+pub(crate) async fn id(cluster: &Cluster, number: usize) -> u64 {
     let url = cluster.peer_url(number);
     let through = cluster.running()[0];
     let members = list(cluster, through).await;
@@ -148,6 +148,10 @@ async fn changes_that_cannot_be_are_refused_in_etcds_words() {
     let add = |url: &str| pb::MemberAddRequest { peer_ur_ls: vec![url.into()], is_learner: false };
     let text = "etcdserver: given member URLs are invalid";
     refused(through.member_add(add("nonsense")), Code::InvalidArgument, text).await;
+    // In the clear only within this machine, as the flags have it.
+    refused(through.member_add(add("http://10.0.0.1:2380")), Code::InvalidArgument, text).await;
+    let clear = pb::MemberUpdateRequest { id: 7, peer_ur_ls: vec!["http://10.0.0.1:2380".into()] };
+    refused(through.member_update(clear), Code::InvalidArgument, text).await;
     let text = "etcdserver: Peer URLs already exists";
     refused(through.member_add(add(&cluster.peer_url(1))), Code::FailedPrecondition, text).await;
     let text = "etcdserver: member not found";
