@@ -25,11 +25,14 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     bytes
 }
 
-/// The value of versioned bytes; `InvalidData` for anything else.
+/// The value of versioned bytes; `Unsupported` for those of another version, `InvalidData` for anything else.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
     match bytes.split_first() {
         Some((&VERSION, rest)) => decode_body(rest),
-        Some((version, _)) => Err(invalid(format!("format version {version} is not known to this program"))),
+        Some((version, _)) => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!("format version {version} is not known to this program"),
+        )),
         None => Err(invalid("empty record".into())),
     }
 }

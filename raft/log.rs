@@ -9,7 +9,9 @@
 use crate::{
     codec,
     engine::{Engine, Open},
+    mark::{Mark, Marker},
     pulse::Pulse,
+    tail::Tail,
     types::{Entry, LogId, PeerNode, TypeConfig, Vote},
 };
 use openraft::{
@@ -18,7 +20,7 @@ use openraft::{
     storage::{IOFlushed, LogState, RaftLogStorage},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     fmt::Debug,
     io,
     ops::{Bound, RangeBounds},
@@ -37,8 +39,6 @@ const VOTE: &[u8] = b"vote";
 const PURGED: &[u8] = b"purged";
 const COMMITTED: &[u8] = b"committed";
 
-/// Bytes of newest entries kept in memory once they are on disk.
-const TAIL_BYTES: usize = 2 << 20;
 /// Bytes of entries handed out for one message to a peer.
 const READ_BYTES: usize = 2 << 20;
 /// Writes put under one fsync, at most.
@@ -58,6 +58,7 @@ struct Shared {
     committed: Mutex<Option<LogId>>,
     fsync: Box<dyn Fn(std::time::Duration) + Send + Sync>,
     pulse: Arc<Pulse>,
+    marked: bool,
 }
 
 /// One thing to be written, and who waits for it.
@@ -78,18 +79,20 @@ impl Log {
         fsync: impl Fn(std::time::Duration) + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let engine = Engine::open(path, &[META, LOG], true)?;
+        let marker = Marker::open(&path.with_extension("mark"))?;
+        check(&engine, &marker.mark)?;
         let shared = Arc::new(Shared {
             tail: RwLock::default(),
             committed: Mutex::default(),
             engine,
             fsync: Box::new(fsync),
             pulse: Arc::new(Pulse::new()),
+            marked: marker.mark != Mark::default(),
         });
-        check(&shared.engine)?;
         shared.pulse.reach(last(&shared.engine)?.map_or(0, |id| id.index));
         let (writer, queue) = mpsc::channel();
         let thread = shared.clone();
-        std::thread::Builder::new().name("log".into()).spawn(move || write_loop(&thread, &queue))?;
+        std::thread::Builder::new().name("log".into()).spawn(move || write_loop(&thread, &queue, marker))?;
         Ok(Self { shared, writer })
     }
 
@@ -101,6 +104,21 @@ impl Log {
     /// The last entry of the log, purged or not.
     pub(crate) fn last(&self) -> io::Result<Option<LogId>> {
         last(&self.shared.engine)
+    }
+
+    /// Whether it is known from elsewhere what the log has confirmed; it has been checked then.
+    pub(crate) fn is_marked(&self) -> bool {
+        self.shared.marked
+    }
+
+    /// Up to where the log was cut.
+    pub(crate) fn purged(&self) -> io::Result<Option<LogId>> {
+        self.read_meta(PURGED)
+    }
+
+    /// The vote that this member gave last.
+    pub(crate) fn vote(&self) -> io::Result<Option<Vote>> {
+        self.read_meta(VOTE)
     }
 
     /// How the disk does.
@@ -147,12 +165,18 @@ fn last(engine: &Engine) -> io::Result<Option<LogId>> {
     Ok(last.map(|entry| entry.log_id()).max(read_meta(engine, PURGED)?))
 }
 
-/// A hole means that the disk lost what it had confirmed.
-fn check(engine: &Engine) -> io::Result<()> {
+/// Every entry is there and can be read, and as many as were confirmed. A hole means that the disk lost some; the last
+/// one is decoded elsewhere.
+fn check(engine: &Engine, mark: &Mark) -> io::Result<()> {
+    let vote: Option<Vote> = read_meta(engine, VOTE)?;
+    if let Some(lacks) = mark.lacks(last(engine)?.map(|id| id.index), vote.as_ref()) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, lacks));
+    }
     let purged: Option<LogId> = read_meta(engine, PURGED)?;
     let mut expect = purged.map(|id| id.index + 1);
-    engine.scan(LOG, &expect.unwrap_or_default().to_be_bytes(), |key, _| {
+    engine.scan(LOG, &expect.unwrap_or_default().to_be_bytes(), |key, bytes| {
         let index = index_of(key)?;
+        codec::decode::<Entry>(bytes)?;
         if expect.is_some_and(|expect| expect != index) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -172,7 +196,7 @@ fn index_of(key: &[u8]) -> io::Result<u64> {
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "bad log key"))
 }
 
-fn write_loop(shared: &Shared, queue: &Receiver<Write>) {
+fn write_loop(shared: &Shared, queue: &Receiver<Write>, mut marker: Marker) {
     while let Ok(first) = queue.recv() {
         let mut group = vec![first];
         while group.len() < GROUP {
@@ -180,7 +204,7 @@ fn write_loop(shared: &Shared, queue: &Receiver<Write>) {
             group.push(next);
         }
         shared.pulse.begin();
-        let result = write_group(shared, &group);
+        let result = write_group(shared, &group, &mut marker);
         shared.pulse.end();
         let failed = result.is_err();
         if let Err(error) = &result {
@@ -195,11 +219,13 @@ fn write_loop(shared: &Shared, queue: &Receiver<Write>) {
     }
 }
 
-fn write_group(shared: &Shared, group: &[Write]) -> io::Result<()> {
+fn write_group(shared: &Shared, group: &[Write], marker: &mut Marker) -> io::Result<()> {
     let mut batch = shared.engine.batch();
     let mut sync = false;
+    let mut mark = marker.mark.clone();
     for write in group {
         sync |= !matches!(write, Write::Barrier(_));
+        advance(&mut mark, write)?;
         match write {
             Write::Append { entries, committed, .. } => {
                 for (index, bytes) in entries {
@@ -212,6 +238,7 @@ fn write_group(shared: &Shared, group: &[Write]) -> io::Result<()> {
             Write::Vote { vote, .. } => batch.put(META, VOTE, vote)?,
             Write::Barrier(_) => {}
             Write::Truncate { from, .. } => {
+                marker.lower(*from)?;
                 batch.delete_range(LOG, &from.to_be_bytes(), &u64::MAX.to_be_bytes())?;
             }
             Write::Purge { upto, .. } => {
@@ -225,6 +252,19 @@ fn write_group(shared: &Shared, group: &[Write]) -> io::Result<()> {
         let start = Instant::now();
         shared.engine.flush(true)?;
         (shared.fsync)(start.elapsed());
+        marker.set(mark)?;
+    }
+    Ok(())
+}
+
+/// What is confirmed after a write.
+fn advance(mark: &mut Mark, write: &Write) -> io::Result<()> {
+    match write {
+        Write::Append { entries, .. } => mark.last = entries.last().map(|(index, _)| *index).or(mark.last),
+        Write::Vote { vote, .. } => mark.vote = Some(codec::decode(vote)?),
+        Write::Truncate { from, .. } => mark.last = mark.last.min(from.checked_sub(1)),
+        Write::Purge { upto, .. } => mark.last = mark.last.max(Some(upto.index)),
+        Write::Barrier(_) => {}
     }
     Ok(())
 }
@@ -249,71 +289,6 @@ fn acknowledge(shared: &Shared, write: Write, result: &io::Result<()>) {
             // Nobody waiting any more is no reason to stop.
             let _ = done.send(result());
         }
-    }
-}
-
-/// The newest entries, without a hole.
-#[derive(Default)]
-struct Tail {
-    entries: VecDeque<(Entry, usize)>,
-    bytes: usize,
-    written: u64,
-}
-
-impl Tail {
-    fn first(&self) -> Option<u64> {
-        self.entries.front().map(|(entry, _)| entry.index())
-    }
-
-    fn push(&mut self, entry: Entry, bytes: usize) {
-        if self.entries.back().is_some_and(|(last, _)| last.index() + 1 != entry.index()) {
-            (self.entries, self.bytes) = (VecDeque::new(), 0);
-        }
-        self.bytes += bytes;
-        self.entries.push_back((entry, bytes));
-    }
-
-    /// Entries up to here are on disk, and need not stay.
-    fn written(&mut self, index: u64) {
-        self.written = index;
-        while self.bytes > TAIL_BYTES && self.first().is_some_and(|first| first <= self.written) {
-            self.pop_front();
-        }
-    }
-
-    fn pop_front(&mut self) {
-        if let Some((_, bytes)) = self.entries.pop_front() {
-            self.bytes -= bytes;
-        }
-    }
-
-    fn truncate(&mut self, from: u64) {
-        while self.entries.back().is_some_and(|(entry, _)| entry.index() >= from) {
-            self.bytes -= self.entries.pop_back().map_or(0, |(_, bytes)| bytes);
-        }
-        self.written = self.written.min(from.saturating_sub(1));
-    }
-
-    fn purge(&mut self, upto: u64) {
-        while self.first().is_some_and(|first| first <= upto) {
-            self.pop_front();
-        }
-    }
-
-    /// The entries of `[from, to)`, if all of them that exist are here.
-    fn read(&self, from: u64, to: u64, limit: usize) -> Option<Vec<Entry>> {
-        let first = self.first().filter(|first| *first <= from)?;
-        let skip = usize::try_from(from - first).ok()?;
-        let mut budget = limit;
-        let mut entries = Vec::new();
-        for (entry, bytes) in self.entries.iter().skip(skip).take_while(|(entry, _)| entry.index() < to) {
-            if *bytes > budget && !entries.is_empty() {
-                break;
-            }
-            budget = budget.saturating_sub(*bytes);
-            entries.push(entry.clone());
-        }
-        Some(entries)
     }
 }
 
@@ -403,7 +378,7 @@ impl RaftLogReader<TypeConfig> for Log {
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
-        self.read_meta(VOTE)
+        self.vote()
     }
 }
 
@@ -411,7 +386,7 @@ impl RaftLogStorage<TypeConfig> for Log {
     type LogReader = Self;
 
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
-        Ok(LogState { last_purged_log_id: self.read_meta(PURGED)?, last_log_id: self.last()? })
+        Ok(LogState { last_purged_log_id: self.purged()?, last_log_id: self.last()? })
     }
 
     async fn get_log_reader(&mut self) -> Self {

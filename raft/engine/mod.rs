@@ -41,8 +41,11 @@ pub(crate) type Open = tokio::sync::mpsc::Sender<std::convert::Infallible>;
 /// One part of a database.
 pub(crate) type Part = &'static str;
 
+/// `InvalidData` when what is on the disk is not what was written there.
 fn failed(error: rocksdb::Error) -> io::Error {
-    io::Error::other(error)
+    let missing = error.as_ref().contains("No such file or directory");
+    let damaged = error.kind() == rocksdb::ErrorKind::Corruption || missing;
+    io::Error::new(if damaged { io::ErrorKind::InvalidData } else { io::ErrorKind::Other }, error)
 }
 
 impl Engine {

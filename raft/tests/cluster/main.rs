@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod harness;
+mod loss;
 mod members;
 mod space;
 mod stall;
@@ -202,20 +203,6 @@ async fn a_member_that_comes_late_gets_a_snapshot() {
     cluster.start(2);
     cluster.leader().await;
     cluster.agree().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_member_whose_disk_was_lost_is_not_let_in() {
-    let mut cluster = Cluster::started(3, "").await;
-    cluster.kv(0).put(put("k", "v")).await.unwrap();
-    cluster.kill(2).await;
-    // Its threads still write for a moment.
-    while std::fs::remove_dir_all(cluster.data(2)).is_err() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    cluster.start(2);
-    let ended = cluster.members[2].take().unwrap().task.await.unwrap();
-    assert!(matches!(ended, Err(raft::Error::AlreadyBootstrapped { .. })), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

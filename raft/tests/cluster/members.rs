@@ -15,7 +15,7 @@ fn client(cluster: &Cluster, number: usize) -> ClusterClient<Channel> {
     ClusterClient::new(cluster.channel(number))
 }
 
-async fn list(cluster: &Cluster, number: usize) -> Vec<pb::Member> {
+pub(crate) async fn list(cluster: &Cluster, number: usize) -> Vec<pb::Member> {
     let request = pb::MemberListRequest { linearizable: true };
     client(cluster, number).member_list(request).await.unwrap().into_inner().members
 }

@@ -115,6 +115,34 @@ async fn when_all_disks_stall_alike_leadership_stays() {
     assert_eq!(kv.range(all()).await.unwrap().into_inner().count, 4);
 }
 
+/// What its disk had not confirmed when its process died, and the others had, is no loss.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_killed_while_its_disk_stalls_keeps_its_number() {
+    let mut cluster = slow_cluster().await;
+    let follower = (cluster.leader().await + 1) % 3;
+    let number = id(&cluster, follower).await;
+    std::fs::write(stall(&cluster, follower), "60000").unwrap();
+    let mut kv = cluster.kv((follower + 1) % 3);
+    // As many as a leader sends to one that confirms nothing.
+    for key in 0..20 {
+        kv.put(put(&format!("k{key}"), "")).await.unwrap();
+    }
+    // It has applied what the others confirmed, and confirmed nothing itself.
+    let begun = Instant::now();
+    let here = pb::RangeRequest { serializable: true, ..all() };
+    while cluster.kv(follower).range(here.clone()).await.unwrap().into_inner().count < 10 {
+        assert!(begun.elapsed() < PATIENCE, "it does not follow");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    cluster.kill(follower).await;
+    std::fs::remove_file(stall(&cluster, follower)).unwrap();
+    cluster.start(follower);
+    cluster.leader().await;
+    cluster.agree().await;
+    assert_eq!(keys(&mut cluster.kv(follower)).await.len(), 20);
+    assert_eq!(id(&cluster, follower).await, number);
+}
+
 /// The marker that a snapshot is being installed names the file: its name must be on the disk before.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_folder_of_a_received_snapshot_is_synced_with_it() {
