@@ -144,12 +144,12 @@ impl Leader {
     }
 
     /// The voter, other than `this`, that answers and has most of the log of those that `such` accepts, and the last
-    /// entry it has.
+    /// entry it has. It lacks little: while it gets the rest nobody leads.
     fn successor(&self, this: u64, such: impl Fn(u64) -> bool) -> Option<(u64, u64)> {
         let voters = self.voters().into_iter();
         let others = voters.filter(|id| *id != this && self.alive.contains(id) && such(*id));
         let at = others.map(|id| (id, self.matched.get(&id).copied().unwrap_or_default()));
-        at.max_by_key(|(_, at)| *at)
+        at.filter(|(_, at)| at + CAUGHT_UP >= self.last).max_by_key(|(_, at)| *at)
     }
 
     /// The group's step for a change; `None` when it is done already.
@@ -380,6 +380,16 @@ mod tests {
         assert_eq!(leader(&[1, 2, 3], 900).ready(), None, "it does not answer");
         let unknown = Leader { told: (1..=3).collect(), ..leader(&[1, 2, 3, 4], 900) };
         assert_eq!(unknown.ready(), None, "it has not told who it is");
+    }
+
+    #[test]
+    fn leadership_goes_to_a_voter_that_answers_and_lacks_little() {
+        let check = |alive: &[u64], but: u64, expect| {
+            assert_eq!(leader(alive, 1000).successor(1, |id| id != but), expect, "{alive:?}");
+        };
+        check(&[1, 2, 3, 4], 0, Some((2, 990)));
+        check(&[1, 2, 3, 4], 2, None);
+        check(&[1, 3, 4], 0, None);
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> Result<(), Error> {
         };
         let (path, cause) = (flags.data_dir.display(), error.source().map(ToString::to_string));
         let again = async {
-            if !error.is_loss() {
+            if space::is_cause(&error) {
                 tracing::error!(%error, cause, %path, "the disk is full: this member waits until there is space");
                 space::returned(&flags.data_dir).await;
                 return true;

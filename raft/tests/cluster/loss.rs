@@ -3,9 +3,10 @@
 
 use crate::{
     harness::{Cluster, keys, put},
-    members::{id, list},
+    members::{add, id, list, until},
     write,
 };
+use raft::etcd::pb::{StatusRequest, maintenance_client::MaintenanceClient};
 use rocksdb::{ColumnFamilyDescriptor, DB, Options};
 use std::{
     fs,
@@ -211,6 +212,62 @@ async fn who_it_is() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_it_is_damaged() {
     check(|lost| fs::write(lost.member("identity"), "damaged").unwrap()).await;
+}
+
+/// A member that was added later, and says so in its flags, as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_of_a_member_that_was_added() {
+    let mut cluster = Cluster::started(3, "").await;
+    let (added, old) = add(&mut cluster, 0, false).await;
+    let voters = |members: &[raft::etcd::pb::Member]| {
+        members.len() == 4 && members.iter().all(|member| !member.is_learner && !member.name.is_empty())
+    };
+    until(&cluster, 0, "four voters", voters).await;
+    cluster.kv(added).put(put("k", "v")).await.unwrap();
+    cluster.stop(added).await;
+    fs::remove_dir_all(cluster.data(added)).unwrap();
+    cluster.start(added);
+    let url = cluster.peer_url(added);
+    until(&cluster, 0, "four voters, one anew", |members| {
+        voters(members) && members.iter().any(|member| member.id != old && member.peer_ur_ls.contains(&url))
+    })
+    .await;
+    cluster.leader().await;
+    cluster.agree().await;
+    assert_eq!(keys(&mut cluster.kv(added)).await, ["k"]);
+}
+
+/// It does not vote either while it does not know yet that it has lost something.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_leads_by_the_vote_of_a_member_without_memory() {
+    let mut cluster = Cluster::started(3, "").await;
+    cluster.kv(0).put(put("k", "v")).await.unwrap();
+    cluster.agree().await;
+    for number in 0..3 {
+        cluster.stop(number).await;
+    }
+    fs::remove_dir_all(cluster.data(2)).unwrap();
+    cluster.start(2);
+    cluster.start(0);
+    while !cluster.members[2].as_ref().unwrap().task.is_finished() {
+        let status = MaintenanceClient::new(cluster.channel(0)).status(StatusRequest {}).await;
+        // It may not serve yet, and the leader of before is remembered for a moment.
+        let leads = status.map(tonic::Response::into_inner);
+        let leads = leads.is_ok_and(|status| status.leader == status.header.unwrap().member_id);
+        assert!(!leads, "it leads by such a vote");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let ended = cluster.members[2].take().unwrap().task.await.unwrap();
+    assert!(matches!(ended, Err(raft::Error::AlreadyBootstrapped { .. })), "{ended:?}");
+    cluster.start(1);
+    cluster.start(2);
+    until(&cluster, 1, "three voters", |members| {
+        members.len() == 3 && members.iter().all(|member| !member.is_learner && !member.name.is_empty())
+    })
+    .await;
+    cluster.leader().await;
+    cluster.agree().await;
+    assert_eq!(keys(&mut cluster.kv(2)).await, ["k"]);
 }
 
 /// Two of three have nothing to be counted with: they say so, and the third one's data is all there is.

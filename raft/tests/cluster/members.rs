@@ -28,7 +28,7 @@ pub(crate) async fn id(cluster: &Cluster, number: usize) -> u64 {
 }
 
 /// Adds a member and starts it; its number in the harness, and in the cluster.
-async fn add(cluster: &mut Cluster, through: usize, is_learner: bool) -> (usize, u64) {
+pub(crate) async fn add(cluster: &mut Cluster, through: usize, is_learner: bool) -> (usize, u64) {
     let number = cluster.room();
     let request = pb::MemberAddRequest { peer_ur_ls: vec![cluster.peer_url(number)], is_learner };
     let added = client(cluster, through).member_add(request).await.unwrap().into_inner().member.unwrap();
@@ -37,7 +37,12 @@ async fn add(cluster: &mut Cluster, through: usize, is_learner: bool) -> (usize,
     (number, added.id)
 }
 
-async fn until(cluster: &Cluster, through: usize, what: &str, holds: impl Fn(&[pb::Member]) -> bool) {
+pub(crate) async fn until(
+    cluster: &Cluster,
+    through: usize,
+    what: &str,
+    holds: impl Fn(&[pb::Member]) -> bool,
+) {
     let begun = Instant::now();
     loop {
         let request = pb::MemberListRequest { linearizable: true };
