@@ -88,7 +88,7 @@ impl History {
     fn compact(&mut self, main: i64, removed: &mut Vec<Revision>) {
         let superseded = self.points.partition_point(|point| point.at.main <= main).saturating_sub(1);
         removed.extend(self.points.drain(..superseded).map(|point| point.at));
-        let main = main + i64::from(mutant!(CompactsDeletion) || mutant!(RevisionFromRecords));
+        let main = main + i64::from(mutant!(CompactsDeletion)).max(i64::from(mutant!(RevisionFromRecords)));
         if self.points.first().is_some_and(|point| point.deletion && point.at.main < main) {
             removed.push(self.points.remove(0).at);
         }
