@@ -25,11 +25,14 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     bytes
 }
 
-/// The value of versioned bytes; `InvalidData` for anything else.
+/// The value of versioned bytes; `Unsupported` for those of another version, `InvalidData` for anything else.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
     match bytes.split_first() {
         Some((&VERSION, rest)) => decode_body(rest),
-        Some((version, _)) => Err(invalid(format!("format version {version} is not known to this program"))),
+        Some((version, _)) => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!("format version {version} is not known to this program"),
+        )),
         None => Err(invalid("empty record".into())),
     }
 }
@@ -80,6 +83,7 @@ mod tests {
         assert_eq!(decode::<Command>(&encode(&txn)).unwrap(), txn);
         let alarm = Command::Alarm { alarm: Alarm { kind: AlarmKind::Corrupt, member: 9 }, raise: true };
         assert_eq!(hex(&encode(&alarm)), "0107010901");
+        assert_eq!(hex(&encode(&AlarmKind::DiskFull)), "0102");
     }
 
     #[test]

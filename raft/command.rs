@@ -286,10 +286,12 @@ pub(crate) struct Alarm {
 /// What an alarm is about.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 pub(crate) enum AlarmKind {
-    /// The state has outgrown its quota: nothing that grows it.
+    /// The state has outgrown its quota: nothing that grows it until somebody lifts it.
     NoSpace,
     /// Members differ: nothing that changes keys.
     Corrupt,
+    /// The disk of one member is full; it takes that back itself. To clients it is the alarm about space as well.
+    DiskFull,
 }
 
 /// What came of a command.

@@ -106,6 +106,7 @@ pub(crate) fn load(engine: &Engine) -> io::Result<(State, Saved)> {
         last.index = last.index.saturating_sub(1);
     }
     let mut state = State { revision: saved.revision, compacted: saved.compacted, ..State::default() };
+    state.voters = saved.membership.voter_ids().collect();
     engine.scan(LEASE, &[], |key, value| {
         let id = key.try_into().map(i64::from_be_bytes).map_err(io::Error::other)?;
         let grant = Grant { ttl: codec::decode(value)?, number: 0 };

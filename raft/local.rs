@@ -7,7 +7,8 @@ use crate::{
     command::Command,
     lease::{Deadlines, Grant},
     machine::Machine,
-    network::{Info, Refusal, Reply, Request},
+    network::{Refusal, Reply, Request},
+    pulse::Pulse,
     types::{Raft, TypeConfig},
     work::mutant,
 };
@@ -17,10 +18,9 @@ use openraft::{
     raft::AppendEntriesResponse,
 };
 use std::{
-    io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -38,10 +38,13 @@ pub(crate) struct Local {
     pub(crate) machine: Arc<Machine>,
     /// Told when a peer is given what it must wait to see applied.
     awaited: Arc<Notify>,
+    /// The log's disk.
+    pub(crate) pulse: Arc<Pulse>,
     deadlines: Mutex<Deadlines>,
     started: Instant,
     /// Milliseconds since `started` at which the leader was last heard.
     contact: AtomicU64,
+    joined: AtomicBool,
 }
 
 impl Local {
@@ -51,6 +54,7 @@ impl Local {
         raft: Raft,
         machine: Arc<Machine>,
         awaited: Arc<Notify>,
+        pulse: Arc<Pulse>,
     ) -> Self {
         Self {
             id,
@@ -58,10 +62,23 @@ impl Local {
             raft,
             machine,
             awaited,
+            pulse,
             deadlines: Mutex::default(),
             started: Instant::now(),
             contact: AtomicU64::new(0),
+            joined: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the others were asked about this member. Before that it does nothing for them: it may have lost what
+    /// it promised.
+    pub(crate) fn has_joined(&self) -> bool {
+        self.joined.load(Ordering::Acquire)
+    }
+
+    /// The others were asked.
+    pub(crate) fn join(&self) {
+        self.joined.store(true, Ordering::Release);
     }
 
     /// How long ago the leader was last heard; since the start if it never was.
@@ -81,7 +98,7 @@ impl Local {
     }
 
     /// Does what a peer asks.
-    pub(crate) async fn answer(&self, from: u64, request: Request) -> Reply {
+    pub(crate) async fn answer(&self, request: Request) -> Reply {
         match request {
             Request::Append(append) => match self.raft.append_entries(append).await {
                 Ok(reply) => {
@@ -99,6 +116,9 @@ impl Local {
                 reply.map_or_else(|e| failed(&e), Reply::Vote)
             }
             Request::PreVote(vote) => self.raft.pre_vote(vote).await.map_or_else(|e| failed(&e), Reply::Vote),
+            Request::Transfer(transfer) if *transfer.to_node_id() == self.id && self.pulse.is_slow() => {
+                Reply::Refused(Refusal::Failed("this member's disk stalls".into()))
+            }
             Request::Transfer(transfer) => {
                 self.raft.handle_transfer_leader(transfer).await.map_or_else(|e| failed(&e), Reply::Transfer)
             }
@@ -115,15 +135,8 @@ impl Local {
             Request::KeepAlive(id) => self.keep_alive(id).await,
             Request::TimeToLive(id) => self.time_to_live(id).await,
             Request::Change(change) => self.change(change).await,
-            Request::Info => self.info(from).await.map_or_else(|e| failed(&e), Reply::Info),
             _ => Reply::Refused(Refusal::Failed("unexpected request".into())),
         }
-    }
-
-    async fn info(&self, from: u64) -> io::Result<Info> {
-        let known_instance =
-            self.machine.look(move |state| state.members.get(&from).map(|member| member.instance)).await?;
-        Ok(Info { known_instance })
     }
 
     /// What was granted to a lease, as the leader knows it: nobody else is to decide on leases.

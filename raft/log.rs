@@ -9,6 +9,9 @@
 use crate::{
     codec,
     engine::{Engine, Open, Use},
+    mark::{Mark, Marker},
+    pulse::Pulse,
+    tail::Tail,
     types::{Entry, LogId, PeerNode, TypeConfig, Vote},
     work::{self, More, Sender, mutant},
 };
@@ -18,7 +21,7 @@ use openraft::{
     storage::{IOFlushed, LogState, RaftLogStorage},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     fmt::Debug,
     io,
     ops::{Bound, ControlFlow, RangeBounds},
@@ -37,8 +40,6 @@ const VOTE: &[u8] = b"vote";
 const PURGED: &[u8] = b"purged";
 const COMMITTED: &[u8] = b"committed";
 
-/// Bytes of newest entries kept in memory once they are on disk.
-const TAIL_BYTES: usize = 2 << 20;
 /// Bytes of entries handed out for one message to a peer.
 const READ_BYTES: usize = 2 << 20;
 /// Writes put under one fsync, at most.
@@ -59,6 +60,8 @@ struct Shared {
     /// What is committed, as long as no append has taken it along: it spares a restart some work, no more.
     committed: Mutex<Option<LogId>>,
     fsync: Box<dyn Fn(std::time::Duration) + Send + Sync>,
+    pulse: Arc<Pulse>,
+    marked: bool,
 }
 
 /// One thing to be written, and who waits for it.
@@ -79,15 +82,20 @@ impl Log {
         fsync: impl Fn(std::time::Duration) + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let engine = Engine::open(path, &[META, LOG], Use::Log)?;
+        let mut marker = Marker::open(&path.with_extension("mark"))?;
+        let first = check(&engine, &marker.mark)?;
         let shared = Arc::new(Shared {
             tail: RwLock::default(),
-            first: AtomicU64::new(check(&engine)?),
+            first: AtomicU64::new(first),
             committed: Mutex::default(),
             engine,
             fsync: Box::new(fsync),
+            pulse: Arc::new(Pulse::new()),
+            marked: marker.mark != Mark::default(),
         });
+        shared.pulse.reach(last(&shared.engine)?.map_or(0, |id| id.index));
         let thread = shared.clone();
-        let writer = work::spawn("log", move |first, more| write_turn(&thread, first, more))?;
+        let writer = work::spawn("log", move |first, more| write_turn(&thread, &mut marker, first, more))?;
         Ok(Self { shared, writer })
     }
 
@@ -98,14 +106,27 @@ impl Log {
 
     /// The last entry of the log, purged or not.
     pub(crate) fn last(&self) -> io::Result<Option<LogId>> {
-        let last = self.shared.engine.last(LOG)?;
-        let last = last.map(|(_, bytes)| codec::decode::<Entry>(&bytes)).transpose()?;
-        Ok(last.map(|entry| entry.log_id()).max(self.purged()?))
+        last(&self.shared.engine)
+    }
+
+    /// Whether it is known from elsewhere what the log has confirmed; it has been checked then.
+    pub(crate) fn is_marked(&self) -> bool {
+        self.shared.marked
+    }
+
+    /// Up to where the log was cut.
+    pub(crate) fn purged(&self) -> io::Result<Option<LogId>> {
+        self.read_meta(PURGED)
     }
 
     /// The vote that this member gave last.
     pub(crate) fn vote(&self) -> io::Result<Option<Vote>> {
         self.read_meta(VOTE)
+    }
+
+    /// How the disk does.
+    pub(crate) fn pulse(&self) -> Arc<Pulse> {
+        self.shared.pulse.clone()
     }
 
     /// Adds an entry after the last one that makes a member the only one. Only before the group is started.
@@ -119,12 +140,8 @@ impl Log {
         self.shared.engine.sync()
     }
 
-    fn purged(&self) -> io::Result<Option<LogId>> {
-        self.read_meta(PURGED)
-    }
-
     fn read_meta<T: serde::de::DeserializeOwned>(&self, key: &[u8]) -> io::Result<Option<T>> {
-        self.shared.engine.get(META, key)?.map(|bytes| codec::decode(&bytes)).transpose()
+        read_meta(&self.shared.engine, key)
     }
 
     fn send(&self, write: Write) -> io::Result<()> {
@@ -142,13 +159,28 @@ fn stopped() -> io::Error {
     io::Error::other("the log's writer has stopped after an earlier error")
 }
 
-/// A hole means that the disk lost what it had confirmed. Returns the first index that is not purged.
-fn check(engine: &Engine) -> io::Result<u64> {
-    let purged: Option<LogId> = engine.get(META, PURGED)?.map(|bytes| codec::decode(&bytes)).transpose()?;
+fn read_meta<T: serde::de::DeserializeOwned>(engine: &Engine, key: &[u8]) -> io::Result<Option<T>> {
+    engine.get(META, key)?.map(|bytes| codec::decode(&bytes)).transpose()
+}
+
+fn last(engine: &Engine) -> io::Result<Option<LogId>> {
+    let last = engine.last(LOG)?.map(|(_, bytes)| codec::decode::<Entry>(&bytes)).transpose()?;
+    Ok(last.map(|entry| entry.log_id()).max(read_meta(engine, PURGED)?))
+}
+
+/// Every entry is there and can be read, and as many as were confirmed. A hole means that the disk lost some; the last
+/// one is decoded elsewhere. Returns the first index that is not purged.
+fn check(engine: &Engine, mark: &Mark) -> io::Result<u64> {
+    let vote: Option<Vote> = read_meta(engine, VOTE)?;
+    if let Some(lacks) = mark.lacks(last(engine)?.map(|id| id.index), vote.as_ref()) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, lacks));
+    }
+    let purged: Option<LogId> = read_meta(engine, PURGED)?;
     let mut expect = purged.map(|id| id.index + 1);
     let first = expect.unwrap_or_default();
-    engine.scan(LOG, &expect.unwrap_or_default().to_be_bytes(), |key, _| {
+    engine.scan(LOG, &first.to_be_bytes(), |key, bytes| {
         let index = index_of(key)?;
+        codec::decode::<Entry>(bytes)?;
         if expect.is_some_and(|expect| expect != index) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -169,13 +201,15 @@ fn index_of(key: &[u8]) -> io::Result<u64> {
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "bad log key"))
 }
 
-fn write_turn(shared: &Shared, first: Write, more: More<'_, Write>) -> ControlFlow<()> {
+fn write_turn(shared: &Shared, marker: &mut Marker, first: Write, more: More<'_, Write>) -> ControlFlow<()> {
     let mut group = vec![first];
     while group.len() < GROUP {
         let Some(next) = more() else { break };
         group.push(next);
     }
-    let result = write_group(shared, &group);
+    shared.pulse.begin();
+    let result = write_group(shared, &group, marker);
+    shared.pulse.end();
     let failed = result.is_err();
     if let Err(error) = &result {
         tracing::error!(%error, "the log cannot be written: this member stops");
@@ -186,11 +220,13 @@ fn write_turn(shared: &Shared, first: Write, more: More<'_, Write>) -> ControlFl
     if failed { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
-fn write_group(shared: &Shared, group: &[Write]) -> io::Result<()> {
+fn write_group(shared: &Shared, group: &[Write], marker: &mut Marker) -> io::Result<()> {
     let mut batch = shared.engine.batch();
     let mut sync = false;
+    let mut mark = marker.mark.clone();
     for write in group {
         sync |= !matches!(write, Write::Barrier(_));
+        advance(&mut mark, write)?;
         match write {
             Write::Append { entries, committed, .. } => {
                 for (index, bytes) in entries {
@@ -203,6 +239,7 @@ fn write_group(shared: &Shared, group: &[Write]) -> io::Result<()> {
             Write::Vote { vote, .. } => batch.put(META, VOTE, vote)?,
             Write::Barrier(_) => {}
             Write::Truncate { from, .. } => {
+                marker.lower(*from)?;
                 batch.delete_range(LOG, &from.to_be_bytes(), &u64::MAX.to_be_bytes())?;
             }
             Write::Purge { upto, .. } => {
@@ -218,12 +255,25 @@ fn write_group(shared: &Shared, group: &[Write]) -> io::Result<()> {
             synced?;
         }
         (shared.fsync)(start.elapsed());
+        marker.set(mark)?;
     }
     for write in group {
         if let Write::Purge { upto, .. } = write {
             // What lies in one file with newer entries goes with the next purge; nobody reads it.
             shared.engine.drop_before(LOG, &(upto.index + 1).to_be_bytes())?;
         }
+    }
+    Ok(())
+}
+
+/// What is confirmed after a write.
+fn advance(mark: &mut Mark, write: &Write) -> io::Result<()> {
+    match write {
+        Write::Append { entries, .. } => mark.last = entries.last().map(|(index, _)| *index).or(mark.last),
+        Write::Vote { vote, .. } => mark.vote = Some(codec::decode(vote)?),
+        Write::Truncate { from, .. } => mark.last = mark.last.min(from.checked_sub(1)),
+        Write::Purge { upto, .. } => mark.last = mark.last.max(Some(upto.index)),
+        Write::Barrier(_) => {}
     }
     Ok(())
 }
@@ -237,6 +287,7 @@ fn acknowledge(shared: &Shared, write: Write, result: &io::Result<()>) {
         Write::Append { entries, done, .. } => {
             if let Some((last, _)) = entries.last() {
                 shared.tail().written(*last);
+                shared.pulse.reach(*last);
             }
             done.io_completed(result());
         }
@@ -247,71 +298,6 @@ fn acknowledge(shared: &Shared, write: Write, result: &io::Result<()>) {
             // Nobody waiting any more is no reason to stop.
             let _ = done.send(result());
         }
-    }
-}
-
-/// The newest entries, without a hole.
-#[derive(Default)]
-struct Tail {
-    entries: VecDeque<(Entry, usize)>,
-    bytes: usize,
-    written: u64,
-}
-
-impl Tail {
-    fn first(&self) -> Option<u64> {
-        self.entries.front().map(|(entry, _)| entry.index())
-    }
-
-    fn push(&mut self, entry: Entry, bytes: usize) {
-        if self.entries.back().is_some_and(|(last, _)| last.index() + 1 != entry.index()) {
-            (self.entries, self.bytes) = (VecDeque::new(), 0);
-        }
-        self.bytes += bytes;
-        self.entries.push_back((entry, bytes));
-    }
-
-    /// Entries up to here are on disk, and need not stay.
-    fn written(&mut self, index: u64) {
-        self.written = index;
-        while self.bytes > TAIL_BYTES && self.first().is_some_and(|first| first <= self.written) {
-            self.pop_front();
-        }
-    }
-
-    fn pop_front(&mut self) {
-        if let Some((_, bytes)) = self.entries.pop_front() {
-            self.bytes -= bytes;
-        }
-    }
-
-    fn truncate(&mut self, from: u64) {
-        while self.entries.back().is_some_and(|(entry, _)| entry.index() >= from) {
-            self.bytes -= self.entries.pop_back().map_or(0, |(_, bytes)| bytes);
-        }
-        self.written = self.written.min(from.saturating_sub(1));
-    }
-
-    fn purge(&mut self, upto: u64) {
-        while self.first().is_some_and(|first| first <= upto) {
-            self.pop_front();
-        }
-    }
-
-    /// The entries of `[from, to)`, if all of them that exist are here.
-    fn read(&self, from: u64, to: u64, limit: usize) -> Option<Vec<Entry>> {
-        let first = self.first().filter(|first| *first <= from)?;
-        let skip = usize::try_from(from - first).ok()?;
-        let mut budget = limit;
-        let mut entries = Vec::new();
-        for (entry, bytes) in self.entries.iter().skip(skip).take_while(|(entry, _)| entry.index() < to) {
-            if *bytes > budget && !entries.is_empty() {
-                break;
-            }
-            budget = budget.saturating_sub(*bytes);
-            entries.push(entry.clone());
-        }
-        Some(entries)
     }
 }
 

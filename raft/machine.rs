@@ -8,7 +8,7 @@
 use crate::{
     applier::{self, Applier, Item},
     codec,
-    command::{Alarm, Fault, KeyValue, Member, Outcome, Range, RangeResult, Response},
+    command::{Alarm, AlarmKind, Fault, KeyValue, Member, Outcome, Range, RangeResult, Response},
     engine::{Engine, Use},
     image::{self, ALARM, KV, LEASE, MEMBER, META, SNAPSHOT, Saved, revision_of},
     lease::{Grant, Lease},
@@ -269,6 +269,12 @@ impl Machine {
         self.read().state.alarms.iter().copied().collect()
     }
 
+    /// Whether nothing may be added, or there is no room here.
+    pub(crate) fn is_full(&self, id: u64) -> bool {
+        let state = &self.read().state;
+        state.is_full() || state.alarms.contains(&Alarm { kind: AlarmKind::DiskFull, member: id })
+    }
+
     /// What is saved with the latest batch.
     pub(crate) fn saved(&self) -> Saved {
         self.read().saved.clone()
@@ -369,7 +375,11 @@ impl Machine {
                 let removed: Vec<u64> = before.filter(|id| !left.contains(id)).collect();
                 for id in &removed {
                     inner.state.members.remove(id);
+                    // Nobody else would take it back.
+                    let alarm = Alarm { kind: AlarmKind::DiskFull, member: *id };
+                    effects.alarms.extend(inner.state.alarms.remove(&alarm).then_some((alarm, false)));
                 }
+                inner.state.voters = membership.voter_ids().collect();
                 effects.removed_members.extend(&removed);
                 inner.saved.removed.extend(removed);
                 inner.saved.membership = membership;

@@ -50,6 +50,15 @@ pub(crate) enum Change {
     },
     /// A learner becomes a voter.
     Promote(u64),
+    /// A member that lost its data gets a new number, in one step: it is never no member.
+    Replace {
+        /// The number that goes.
+        old: u64,
+        /// The new one.
+        id: u64,
+        /// How the group knows it, and will.
+        node: PeerNode,
+    },
 }
 
 /// Why a change is refused; nothing was changed.
@@ -67,6 +76,8 @@ pub(crate) enum MemberFault {
     NotReady,
     /// Those that would be left and answer are no majority.
     NotEnough,
+    /// It is to be replaced, and answers under its old number.
+    Answers,
 }
 
 /// A member as the group knows it.
@@ -99,6 +110,9 @@ struct Leader {
     last: u64,
     /// Members that answered lately.
     alive: BTreeSet<u64>,
+    /// Members that have told who they are. One that has not, and comes without data, is taken for new: it must not
+    /// have counted before.
+    told: BTreeSet<u64>,
 }
 
 type Step = ChangeMembers<u64, PeerNode>;
@@ -125,7 +139,17 @@ impl Leader {
     }
 
     fn caught_up(&self, id: u64) -> bool {
-        self.alive.contains(&id) && self.matched.get(&id).is_some_and(|at| at + CAUGHT_UP >= self.last)
+        let there = self.alive.contains(&id) && self.told.contains(&id);
+        there && self.matched.get(&id).is_some_and(|at| at + CAUGHT_UP >= self.last)
+    }
+
+    /// The voter, other than `this`, that answers and has most of the log of those that `such` accepts, and the last
+    /// entry it has. It lacks little: while it gets the rest nobody leads.
+    fn successor(&self, this: u64, such: impl Fn(u64) -> bool) -> Option<(u64, u64)> {
+        let voters = self.voters().into_iter();
+        let others = voters.filter(|id| *id != this && self.alive.contains(id) && such(*id));
+        let at = others.map(|id| (id, self.matched.get(&id).copied().unwrap_or_default()));
+        at.filter(|(_, at)| at + CAUGHT_UP >= self.last).max_by_key(|(_, at)| *at)
     }
 
     /// The group's step for a change; `None` when it is done already.
@@ -138,6 +162,8 @@ impl Leader {
             }
             Change::Add { id, node } => Ok(Some(Step::AddNodes(BTreeMap::from([(*id, node.clone())])))),
             Change::Remove(id) => self.removal(*id).map(Some),
+            Change::Replace { id, .. } if self.node(*id).is_ok() => Ok(None),
+            Change::Replace { old, id, node } => self.replacement(*old, *id, node).map(Some),
             Change::Update { id, urls } => {
                 let node = self.node(*id)?;
                 if self.taken(urls, Some(*id)) {
@@ -172,6 +198,19 @@ impl Leader {
         Ok(Step::RemoveVoters(BTreeSet::from([id])))
     }
 
+    fn replacement(&self, old: u64, id: u64, node: &PeerNode) -> Result<Step, MemberFault> {
+        let known = self.node(old)?;
+        if known.urls != node.urls {
+            return Err(MemberFault::NotFound);
+        }
+        if self.alive.contains(&old) {
+            return Err(MemberFault::Answers);
+        }
+        let joining = known.joining || self.voters().contains(&old);
+        let node = PeerNode { joining, ..known };
+        Ok(Step::Batch(vec![self.removal(old)?, Step::AddNodes(BTreeMap::from([(id, node)]))]))
+    }
+
     /// A member that is to vote as soon as it has caught up, and has.
     fn ready(&self) -> Option<u64> {
         let voters = self.voters();
@@ -201,6 +240,12 @@ impl Local {
         self.membership().voter_ids().collect()
     }
 
+    async fn as_informed_leader(&self) -> Result<Leader, Refusal> {
+        let told = self.machine.look(|state| state.members.keys().copied().collect()).await;
+        let told = told.map_err(|error| Refusal::Failed(error.to_string()))?;
+        Ok(Leader { told, ..self.as_leader() })
+    }
+
     fn as_leader(&self) -> Leader {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -215,7 +260,8 @@ impl Local {
             .map(|(id, _)| *id)
             .collect();
         alive.insert(self.id);
-        Leader { membership: (*metrics.membership_config).clone(), matched, last, alive }
+        let membership = (*metrics.membership_config).clone();
+        Leader { membership, matched, last, alive, told: BTreeSet::new() }
     }
 
     /// Changes the members, if this member leads. Returns once the change is in force.
@@ -224,7 +270,11 @@ impl Local {
         if let Err(refusal) = self.confirm().await {
             return Reply::Refused(refusal);
         }
-        let step = match self.as_leader().step(&change) {
+        let leader = match self.as_informed_leader().await {
+            Ok(leader) => leader,
+            Err(refusal) => return Reply::Refused(refusal),
+        };
+        let step = match leader.step(&change) {
             Ok(Some(step)) => step,
             Ok(None) => return Reply::Done,
             Err(fault) => return Reply::Refused(Refusal::Member(fault)),
@@ -238,12 +288,14 @@ impl Local {
         }
     }
 
+    /// To whom this member may hand leadership, if it leads: as [`Leader::successor`].
+    pub(crate) fn successor(&self, such: impl Fn(u64) -> bool) -> Option<(u64, u64)> {
+        self.as_leader().successor(self.id, such)
+    }
+
     /// A leader that is to go hands over first; the next one removes it.
     async fn step_down(&self) -> Reply {
-        let leader = self.as_leader();
-        let others = leader.voters().into_iter().filter(|id| *id != self.id && leader.alive.contains(id));
-        let next = others.max_by_key(|id| leader.matched.get(id).copied());
-        if let Some(next) = next {
+        if let Some((next, _)) = self.successor(|_| true) {
             // Whether it worked is seen when the change is asked again.
             let _ = self.raft.trigger().transfer_leader(next).await;
         }
@@ -252,7 +304,8 @@ impl Local {
 
     /// Makes a voter of a joining member that has caught up, if there is one and this member leads.
     pub(crate) async fn promote_ready(&self) {
-        let Some(id) = self.as_leader().ready() else { return };
+        let ready = self.as_informed_leader().await.map(|leader| leader.ready());
+        let Ok(Some(id)) = ready else { return };
         match self.change(Change::Promote(id)).await {
             Reply::Done => tracing::info!(member = format!("{id:x}"), "caught up, votes from now on"),
             other => tracing::debug!(member = format!("{id:x}"), ?other, "could not be made a voter yet"),
@@ -288,6 +341,7 @@ mod tests {
             matched: BTreeMap::from([(1, 1000), (2, 990), (3, 5), (4, learner_at)]),
             last: 1000,
             alive: alive.iter().copied().collect(),
+            told: (1..=5).collect(),
         }
     }
 
@@ -324,6 +378,37 @@ mod tests {
         assert_eq!(leader(&[1, 2, 3, 4], 500).ready(), None);
         assert_eq!(leader(&[1, 2, 3, 4], 900).ready(), Some(4));
         assert_eq!(leader(&[1, 2, 3], 900).ready(), None, "it does not answer");
+        let unknown = Leader { told: (1..=3).collect(), ..leader(&[1, 2, 3, 4], 900) };
+        assert_eq!(unknown.ready(), None, "it has not told who it is");
+    }
+
+    #[test]
+    fn leadership_goes_to_a_voter_that_answers_and_lacks_little() {
+        let check = |alive: &[u64], but: u64, expect| {
+            assert_eq!(leader(alive, 1000).successor(1, |id| id != but), expect, "{alive:?}");
+        };
+        check(&[1, 2, 3, 4], 0, Some((2, 990)));
+        check(&[1, 2, 3, 4], 2, None);
+        check(&[1, 3, 4], 0, None);
+    }
+
+    #[test]
+    fn a_member_that_lost_its_data_is_replaced_where_it_was() {
+        let replace = |old, url: &str| Change::Replace { old, id: 9, node: node(url, true) };
+        let check = |alive: &[u64], change: Change, expect: Result<Option<Step>, MemberFault>| {
+            assert_eq!(leader(alive, 0).step(&change), expect, "{change:?}");
+        };
+        let added = |url: &str, joining| Step::AddNodes(BTreeMap::from([(9, node(url, joining))]));
+        let voter = Step::Batch(vec![Step::RemoveVoters(BTreeSet::from([3])), added("u3", true)]);
+        check(&[1, 2], replace(3, "u3"), Ok(Some(voter)));
+        let learner = Step::Batch(vec![Step::RemoveNodes(BTreeSet::from([5])), added("u5", false)]);
+        check(&[1, 2, 3], replace(5, "u5"), Ok(Some(learner)));
+        check(&[1, 2, 3], replace(3, "u3"), Err(MemberFault::Answers));
+        check(&[1, 2], replace(3, "u2"), Err(MemberFault::NotFound));
+        check(&[1, 2], replace(8, "u8"), Err(MemberFault::NotFound));
+        check(&[1], replace(3, "u3"), Err(MemberFault::NotEnough));
+        let again = Change::Replace { old: 3, id: 4, node: node("u3", true) };
+        check(&[1, 2], again, Ok(None));
     }
 
     #[test]

@@ -9,18 +9,29 @@ use axum::{
 };
 use openraft::async_runtime::watch::WatchReceiver;
 use prometheus_client::{
-    metrics::{counter::Counter, gauge::Gauge},
+    metrics::{
+        counter::Counter,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
     registry::Registry,
 };
 use std::{sync::Arc, time::Duration};
 
 /// Counters that are fed where things happen.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Metrics {
-    fsyncs: Counter,
-    fsync_micros: Counter,
+    fsyncs: Histogram,
     pending: Gauge,
     failed: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        // etcd's buckets.
+        let fsyncs = Histogram::new(exponential_buckets(0.001, 2.0, 14));
+        Self { fsyncs, pending: Gauge::default(), failed: Counter::default() }
+    }
 }
 
 /// A proposal under way; counted until dropped.
@@ -35,8 +46,7 @@ impl Drop for Pending {
 impl Metrics {
     /// An fsync of the log took so long.
     pub(crate) fn fsync(&self, took: Duration) {
-        self.fsyncs.inc();
-        self.fsync_micros.inc_by(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        self.fsyncs.observe(took.as_secs_f64());
     }
 
     /// A proposal begins.
@@ -108,7 +118,6 @@ fn registry(member: &Member) -> Registry {
     let metrics = &member.metrics;
     registry.register("etcd_server_proposals_pending", "Proposals under way", metrics.pending.clone());
     registry.register("etcd_server_proposals_failed", "Proposals failed", metrics.failed.clone());
-    registry.register("etcd_disk_wal_fsync", "Syncs of the log", metrics.fsyncs.clone());
-    registry.register("etcd_disk_wal_fsync_microseconds", "Time in them", metrics.fsync_micros.clone());
+    registry.register("etcd_disk_wal_fsync_duration_seconds", "Syncs of the log", metrics.fsyncs.clone());
     registry
 }

@@ -49,6 +49,22 @@ pub(crate) struct State {
     pub(crate) members: BTreeMap<u64, Member>,
     /// The alarms that are raised.
     pub(crate) alarms: BTreeSet<Alarm>,
+    /// The members that vote.
+    pub(crate) voters: BTreeSet<u64>,
+}
+
+impl State {
+    /// Whether nothing may be added: the quota is used up, or so many disks are full that no majority has room. One
+    /// full disk is one member less, no more: the others go on.
+    pub(crate) fn is_full(&self) -> bool {
+        let of_disk = |member: &&u64| {
+            let alarm = Alarm { kind: AlarmKind::DiskFull, member: **member };
+            self.alarms.contains(&alarm)
+        };
+        let full = self.voters.iter().filter(of_disk).count();
+        let quota = self.alarms.iter().any(|alarm| alarm.kind == AlarmKind::NoSpace);
+        quota || (full > 0 && self.voters.len() - full <= self.voters.len() / 2)
+    }
 }
 
 impl Default for State {
@@ -61,6 +77,7 @@ impl Default for State {
             grants: 0,
             members: BTreeMap::new(),
             alarms: BTreeSet::new(),
+            voters: BTreeSet::new(),
         }
     }
 }
@@ -185,11 +202,11 @@ impl Write<'_> {
 
     /// While members differ no key may change; while there is no space nothing may grow.
     fn check_alarms(&self, command: &Command) -> Result<(), Fault> {
-        let raised = |kind| self.state.alarms.iter().any(|alarm| alarm.kind == kind);
+        let corrupt = || self.state.alarms.iter().any(|alarm| alarm.kind == AlarmKind::Corrupt);
         match command {
             Command::Member(_) | Command::Alarm { .. } => Ok(()),
-            command if command.writes() && raised(AlarmKind::Corrupt) => Err(Fault::Corrupt),
-            command if command.grows() && raised(AlarmKind::NoSpace) => Err(Fault::NoSpace),
+            command if command.writes() && corrupt() => Err(Fault::Corrupt),
+            command if command.grows() && self.state.is_full() => Err(Fault::NoSpace),
             _ => Ok(()),
         }
     }

@@ -74,6 +74,7 @@ impl Node {
             () = self.serve_reads(reads) => "no more readers".into(),
             () = self.end_leases() => "no more leases".into(),
             () = self.promote() => "no more members".into(),
+            () = self.heed_disk(election) => "no more disk".into(),
         }
     }
 
@@ -196,6 +197,33 @@ impl Node {
             if self.leader() == Some(self.local.id) {
                 // As leaderships and other changes come between, it is tried again.
                 let _ = timeout(Duration::from_secs(5), self.local.promote_ready()).await;
+            }
+        }
+    }
+
+    /// Has a member whose disk stalls neither lead nor stand for election as long as others do better. That they do is
+    /// known by what they confirm meanwhile: when all disks stall, as those of one machine do, moving helps nobody.
+    async fn heed_disk(&self, election: Duration) {
+        let pulse = &self.local.pulse;
+        pulse.bound(election / 2);
+        let mut noted = None;
+        loop {
+            sleep(LOOK).await;
+            let stands = !pulse.is_slow() || self.local.silence() > election * 3;
+            self.local.raft.runtime_config().elect(stands);
+            if !(pulse.stalls() && self.leader() == Some(self.local.id)) {
+                noted = None;
+                continue;
+            }
+            let Some((next, at)) = self.local.successor(|_| true) else { continue };
+            if at <= pulse.durable().max(*noted.get_or_insert(at)) {
+                continue;
+            }
+            match self.hand_over(Some(next)).await {
+                Ok(()) => tracing::warn!(to = format!("{next:x}"), "the disk stalls: handed over leadership"),
+                Err(error) => {
+                    tracing::warn!(%error, "the disk stalls, and leadership could not be handed over")
+                }
             }
         }
     }

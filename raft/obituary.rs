@@ -29,7 +29,8 @@ pub(crate) async fn connection_ended(local: Arc<Local>, transport: Arc<Transport
     }
     sleep(STAGGER * turn(&local, peer)).await;
     // By now another survivor, or another of the connections that ended, may have brought a new vote.
-    if led_by(&local.raft, peer).as_ref() == Some(&vote) && local.voters().contains(&local.id) {
+    let stands = local.voters().contains(&local.id) && !local.pulse.is_slow();
+    if led_by(&local.raft, peer).as_ref() == Some(&vote) && stands {
         tracing::info!(leader = format!("{peer:x}"), "the leader's process has died: standing for election");
         let inherit = TransferLeaderRequest::new(vote, local.id, None);
         if let Err(error) = local.raft.handle_transfer_leader(inherit).await {

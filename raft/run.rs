@@ -1,122 +1,36 @@
 //! One member from start to stop.
 //!
-//! Keeps true: a member takes part only with a data directory that is its own and whole; a member whose disk was
-//! lost does not come back under its old number; openraft, its timers and the peers' connections run on a thread of their own,
-//! so that no client's request delays a heartbeat; a leader that is stopped hands over first.
+//! Keeps true: a member takes part only with a data directory that is its own and whole; a member whose data was lost
+//! comes back under another number or not at all; openraft, its timers and the peers' connections run on a thread of
+//! their own, so that no client's request delays a heartbeat; a leader that is stopped hands over first.
 
 use crate::{
-    codec,
     command::{Command, Member},
     engine::Open,
+    error::Error,
     etcd,
-    flags::{Config, FlagError, Flags, Retention},
+    flags::{Config, Flags, Retention},
+    identity::{self, Identity},
     local::Local,
     log::Log,
     machine::Machine,
     metrics::Metrics,
-    network::{self, Peers, Reply, Request, Transport},
+    network::{self, Peers, Transport},
     node::Node,
+    rejoin::{self, Standing},
+    space,
     types::{PeerNode, Raft},
 };
 use openraft::{SnapshotPolicy, storage::RaftLogStorage};
-use serde::{Deserialize, Serialize};
-use std::{
-    collections::BTreeMap,
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, error::Error as _, io, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, runtime::Runtime, sync::mpsc, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How long all other members are waited for before the first start goes on with those that answer.
-const JOIN: Duration = Duration::from_secs(5);
 /// How long open requests may take after a stop.
 const GRACE: Duration = Duration::from_millis(500);
 
 /// How long the databases may take to close.
 const CLOSE: Duration = Duration::from_secs(3);
-
-/// Why a member cannot run, or had to stop.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A flag is wrong.
-    #[error(transparent)]
-    Flag(#[from] FlagError),
-    /// TLS cannot be set up.
-    #[error(transparent)]
-    Tls(#[from] serve::Error),
-    /// A port cannot be listened on.
-    #[error(
-        "cannot listen on {url}: check that no other store runs there and that the address is this machine's"
-    )]
-    Listen {
-        /// The URL.
-        url: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// The data directory cannot be used.
-    #[error("cannot open the data directory {}: check that there is space, and that this user may write there and no other store runs on it", path.display())]
-    Disk {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The data directory is someone else's.
-    #[error("the data directory {} {problem}: give this member a directory of its own", path.display())]
-    Foreign {
-        /// The directory.
-        path: PathBuf,
-        /// What it is instead.
-        problem: String,
-    },
-    /// The state was made of a log that is not there any more.
-    #[error("the data directory {} lost log entries that were confirmed: this member must not take part any more; replace it", path.display())]
-    LostLog {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// The member was in the cluster before, and its data is gone.
-    #[error("member {name} has already been bootstrapped: its data directory {} was lost. A member without its memory can break promises it made: restore the directory, or remove the member and add a new one", path.display())]
-    AlreadyBootstrapped {
-        /// The member.
-        name: String,
-        /// Its directory.
-        path: PathBuf,
-    },
-    /// The member is to join a cluster that cannot be asked.
-    #[error("cannot fetch cluster info from peer urls: no member of --initial-cluster says that it has {}: is the cluster there, and was this member added to it (etcdctl member add)?", urls.join(","))]
-    NotAdded {
-        /// The member's own URLs.
-        urls: Vec<String>,
-    },
-    /// There is nothing of which a new cluster could be made.
-    #[error("--force-new-cluster: the data directory {} holds no log: give it the directory of a member that was there", path.display())]
-    NothingToForce {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// The others have removed this member.
-    #[error("the member has been permanently removed from the cluster: remove its data directory {} before you add a new one here", path.display())]
-    Removed {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// The group cannot be started or had to stop.
-    #[error("the store stopped: {0}")]
-    Stopped(String),
-}
-
-/// Which member a data directory belongs to.
-#[derive(Debug, Deserialize, PartialEq, Serialize)]
-pub(crate) struct Identity {
-    cluster: u64,
-    id: u64,
-    pub(crate) instance: u64,
-}
 
 /// A thread of its own for the group: one, for each hand-over between two costs more than the work handed over.
 /// Nothing that runs on it waits for a disk or for the state's lock. Dropped without waiting for tasks.
@@ -145,8 +59,42 @@ impl Drop for Threads {
     }
 }
 
-/// Runs a member until `stop`, or until it cannot go on.
+/// Runs a member until `stop`, or until it cannot go on. One that stopped for want of space starts again when there
+/// is some: which of its last writes are on the disk is unknown until its databases are opened anew. One that has lost
+/// its data starts again, empty and under a new number, when the others have agreed to that.
 pub async fn run(flags: Flags, stop: CancellationToken) -> Result<(), Error> {
+    loop {
+        let error = match once(flags.clone(), stop.clone()).await {
+            Err(error) if space::is_cause(&error) || error.is_loss() => error,
+            ended => return ended,
+        };
+        let (path, cause) = (flags.data_dir.display(), error.source().map(ToString::to_string));
+        let again = async {
+            if space::is_cause(&error) {
+                tracing::error!(%error, cause, %path, "the disk is full: this member waits until there is space");
+                space::returned(&flags.data_dir).await;
+                return true;
+            }
+            tracing::error!(%error, cause, "this member lost its data: asking the others for a new number");
+            let replaced = replace(&flags).await;
+            replaced.inspect_err(|why| tracing::error!(%why, "there is no new number")).is_ok()
+        };
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            again = again => if !again { return Err(error) },
+        }
+    }
+}
+
+async fn replace(flags: &Flags) -> io::Result<()> {
+    let config = Config::new(flags.clone()).map_err(io::Error::other)?;
+    if flags.force_new_cluster {
+        return Err(io::Error::other("--force-new-cluster: there are to be no others"));
+    }
+    rejoin::replace(&config).await
+}
+
+async fn once(flags: Flags, stop: CancellationToken) -> Result<(), Error> {
     let (open, mut closed) = mpsc::channel(1);
     // All of a member's parts in one future are large.
     let ended = Box::pin(member(flags, stop, open)).await;
@@ -160,9 +108,11 @@ async fn member(flags: Flags, stop: CancellationToken, until_closed: Open) -> Re
     let path = config.flags.data_dir.clone();
     let disk = |source| Error::Disk { path: path.clone(), source };
     let transport = Arc::new(Transport::new(config.peer_tls.clone())?);
-    if config.joins() {
+    let origin = config.id;
+    let whose = whose(&mut config)?;
+    if whose.is_none() && config.joins() {
         (config.cluster, config.id) = tokio::select! {
-            found = place(&config, &transport) => found?,
+            found = rejoin::place(&config, &transport) => found?,
             () = stop.cancelled() => return Ok(()),
         };
     }
@@ -174,8 +124,9 @@ async fn member(flags: Flags, stop: CancellationToken, until_closed: Open) -> Re
     let clients = etcd::bind(&config).await?;
     let metrics_listeners = bind_metrics(&config).await?;
     let opening = config.clone();
+    let identity = move |config: &Config| whose.map_or_else(|| found(config, origin), Ok);
     let metrics = Metrics::default();
-    let (fsyncs, opened) = (metrics.clone(), move |fsyncs| open(&opening, fsyncs, until_closed));
+    let (fsyncs, opened) = (metrics.clone(), move |fsyncs| open(&opening, identity, fsyncs, until_closed));
     let (mut log, machine, applier, identity) = tokio::task::spawn_blocking(move || opened(fsyncs))
         .await
         .map_err(|error| Error::Stopped(error.to_string()))??;
@@ -185,10 +136,10 @@ async fn member(flags: Flags, stop: CancellationToken, until_closed: Open) -> Re
     let runtime = threads.0.as_ref().expect("there until dropped").handle().clone();
     let peers = Peers::new(config.cluster, config.id, transport.clone(), runtime.clone());
     let (raft_config, factory) = (raft_config(&config)?, peers.clone());
-    let id = config.id;
+    let (id, pulse) = (config.id, log.pulse());
     let started = threads.run(async move { Raft::new(id, raft_config, factory, log, applier).await });
     let raft = started.await?.map_err(|error| Error::Stopped(error.to_string()))?;
-    let local = Arc::new(Local::new(id, config.cluster, raft, machine, peers.awaited.clone()));
+    let local = Arc::new(Local::new(id, config.cluster, raft, machine, peers.awaited.clone(), pulse));
     let removed = peers.removed().clone();
     let (node, reads) = Node::new(local.clone(), peers, config.request_timeout());
 
@@ -205,7 +156,7 @@ async fn member(flags: Flags, stop: CancellationToken, until_closed: Open) -> Re
     for listener in metrics_listeners {
         tasks.spawn(serve::http(listener, crate::metrics::router(member.clone()), inside.clone()));
     }
-    let joining = join(config.clone(), node.clone());
+    let joining = join(config.clone(), node.clone(), transport.clone());
     let joining = async { threads.run(joining).await.flatten() };
     // Nothing is told of this member before the others were asked about it: the answer would be its own word.
     let serving = async {
@@ -223,39 +174,7 @@ async fn member(flags: Flags, stop: CancellationToken, until_closed: Open) -> Re
         ended = group => Err(Error::Stopped(ended.unwrap_or_else(|error| error.to_string()))),
         served = serving => served,
         () = compact(&config, &node) => Ok(()),
-    }
-}
-
-/// The cluster and the number of a member that was added: from its data directory, or else from the others.
-pub(crate) async fn place(config: &Config, transport: &Transport) -> Result<(u64, u64), Error> {
-    let path = &config.flags.data_dir;
-    let found = read_identity(&path.join("member/identity"));
-    let found = found.map_err(|source| Error::Disk { path: path.clone(), source })?;
-    if let Some(Identity { cluster, id, .. }) = found {
-        return Ok((cluster, id));
-    }
-    let own = config.own_urls();
-    let others = config.initial.values().flat_map(|peer| &peer.urls).filter(|url| !own.contains(url));
-    let others: Vec<&String> = others.collect();
-    let start = tokio::time::Instant::now();
-    loop {
-        for url in &others {
-            let roster = match network::roster(transport, url).await {
-                Ok(roster) => roster,
-                Err(error) => {
-                    tracing::debug!(url, %error, "waiting for a member");
-                    continue;
-                }
-            };
-            let this = roster.members.iter().find(|(_, urls)| urls.iter().any(|url| own.contains(url)));
-            if let Some((id, _)) = this {
-                return Ok((roster.cluster, *id));
-            }
-        }
-        if start.elapsed() > JOIN {
-            return Err(Error::NotAdded { urls: own });
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        () = space::watch(&config, &node) => Ok(()),
     }
 }
 
@@ -281,20 +200,35 @@ async fn bind_metrics(config: &Config) -> Result<Vec<TcpListener>, Error> {
 /// What a data directory holds.
 type Opened = (Log, Arc<Machine>, crate::applier::Applier, Identity);
 
-pub(crate) fn open(config: &Config, metrics: Metrics, until_closed: Open) -> Result<Opened, Error> {
+/// Opens a data directory, if it is whole.
+pub(crate) fn open(
+    config: &Config,
+    identity: impl FnOnce(&Config) -> Result<Identity, Error>,
+    metrics: Metrics,
+    until_closed: Open,
+) -> Result<Opened, Error> {
     let path = &config.flags.data_dir;
-    let folder = path.join("member");
-    let disk = |source| Error::Disk { path: path.clone(), source };
-    let identity = identify(config, &folder)?;
+    let folder = identity::folder(path);
+    let disk = |source| Error::of_disk(path, source);
+    let identity = identity(config)?;
     let log = Log::open(&folder.join("log"), move |took| metrics.fsync(took)).map_err(disk)?;
     let (machine, applier) = Machine::open(&folder).map_err(disk)?;
     log.keep(until_closed.clone());
     machine.engine.keep(until_closed);
     let last = log.last().map_err(disk)?;
-    // The log may end before the state: what was applied was on the disks of a majority, not yet on this one, or came
-    // with a snapshot. But nothing was ever applied here before there was a vote.
-    if machine.saved().applied.is_some() && log.vote().map_err(disk)?.is_none() {
+    let vote = log.vote().map_err(disk)?;
+    // The first entry is there before the first vote.
+    let unsigned = vote.is_none() && last.is_some_and(|last| last.index > 0);
+    let applied = machine.saved().applied;
+    let behind = applied > last;
+    // The log is cut only when the state is on the disk.
+    let cut = applied < log.purged().map_err(disk)?;
+    if unsigned || cut || (behind && !log.is_marked()) {
         return Err(Error::LostLog { path: path.clone() });
+    }
+    if behind {
+        // Others had confirmed what this one's disk had not when it ended. The log goes on after the state.
+        machine.settle().map_err(disk)?;
     }
     if config.flags.force_new_cluster {
         let last = last.ok_or_else(|| Error::NothingToForce { path: path.clone() })?;
@@ -305,48 +239,39 @@ pub(crate) fn open(config: &Config, metrics: Metrics, until_closed: Open) -> Res
     Ok((log, machine, applier, identity))
 }
 
-/// Makes sure that the directory is this member's, and makes it if there is none.
-fn identify(config: &Config, folder: &Path) -> Result<Identity, Error> {
+/// Whose the directory is, as far as the flags allow: its number is the one in the directory.
+pub(crate) fn whose(config: &mut Config) -> Result<Option<Identity>, Error> {
     let path = &config.flags.data_dir;
-    let disk = |source| Error::Disk { path: path.clone(), source };
-    let foreign = |problem: String| Error::Foreign { path: path.clone(), problem };
-    let file = folder.join("identity");
-    if let Some(found) = read_identity(&file).map_err(disk)? {
-        if (found.cluster, found.id) != (config.cluster, config.id) {
-            return Err(foreign(format!(
-                "belongs to member {:x} of cluster {:x}, not to member {:x} of cluster {:x}",
-                found.id, found.cluster, config.id, config.cluster
-            )));
-        }
-        return Ok(found);
+    let found = identity::read(&identity::folder(path)).map_err(|source| Error::of_disk(path, source))?;
+    let Some(Identity { cluster, id, origin, .. }) = found else { return Ok(None) };
+    if config.joins() {
+        config.cluster = cluster;
+    } else if (cluster, origin) != (config.cluster, config.id) {
+        return Err(Error::Foreign {
+            path: path.clone(),
+            problem: format!(
+                "belongs to member {origin:x} of cluster {cluster:x}, not to member {:x} of cluster {:x}",
+                config.id, config.cluster
+            ),
+        });
     }
+    config.id = id;
+    Ok(found)
+}
+
+/// Makes the directory of a member that has none yet.
+pub(crate) fn found(config: &Config, origin: u64) -> Result<Identity, Error> {
+    let path = &config.flags.data_dir;
+    let folder = identity::folder(path);
     if folder.join("wal").exists() || folder.join("snap/db").exists() {
-        return Err(foreign("is an etcd's".into()));
+        return Err(Error::Foreign { path: path.clone(), problem: "is an etcd's".into() });
     }
     if folder.join("log").exists() {
-        return Err(foreign("holds a log, but does not say whose".into()));
+        return Err(Error::Nameless { path: path.clone() });
     }
-    let identity = Identity { cluster: config.cluster, id: config.id, instance: rand::random() };
-    write_identity(folder, &identity).map_err(disk)?;
+    let identity = Identity::new(config.cluster, config.id, origin);
+    identity::write(&folder, &identity).map_err(|source| Error::of_disk(path, source))?;
     Ok(identity)
-}
-
-fn read_identity(file: &Path) -> io::Result<Option<Identity>> {
-    match std::fs::read(file) {
-        Ok(bytes) => codec::decode(&bytes).map(Some),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn write_identity(folder: &Path, identity: &Identity) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let temporary = folder.join("identity.new");
-    std::fs::write(&temporary, codec::encode(identity))?;
-    std::fs::File::open(&temporary)?.sync_all()?;
-    std::fs::rename(&temporary, folder.join("identity"))?;
-    std::fs::File::open(folder)?.sync_all()
 }
 
 /// The longest a follower waits is its lease on the leader plus its own draw. Together they stay within
@@ -372,56 +297,42 @@ pub(crate) fn raft_config(config: &Config) -> Result<Arc<openraft::Config>, Erro
     raft.validate().map(Arc::new).map_err(|error| Error::Stopped(error.to_string()))
 }
 
-/// At the first start, forms the group with the others, unless they know this member from earlier.
-pub(crate) async fn join(config: Arc<Config>, node: Arc<Node>) -> Result<(), Error> {
+/// At the first start, forms the group with the others, unless they know this member from earlier. Until then this
+/// member does nothing for them.
+pub(crate) async fn join(
+    config: Arc<Config>,
+    node: Arc<Node>,
+    transport: Arc<Transport>,
+) -> Result<(), Error> {
     let stopped = |error: &dyn std::fmt::Display| Error::Stopped(error.to_string());
     let raft = &node.local.raft;
-    if raft.is_initialized().await.map_err(|error| stopped(&error))? {
-        return Ok(());
+    if !raft.is_initialized().await.map_err(|error| stopped(&error))? {
+        match rejoin::standing(&config, &transport).await {
+            Standing::Known => {
+                let (name, path) = (config.flags.name.clone(), config.flags.data_dir.clone());
+                return Err(Error::AlreadyBootstrapped { name, path });
+            }
+            Standing::NoGroup if !config.joins() && config.initial.contains_key(&config.id) => {
+                form(&config, raft).await.map_err(|error| stopped(&error))?;
+            }
+            Standing::NoGroup | Standing::Awaited => {}
+        }
     }
-    if known_to_others(&config, &node).await {
-        let (name, path) = (config.flags.name.clone(), config.flags.data_dir.clone());
-        return Err(Error::AlreadyBootstrapped { name, path });
-    }
-    if config.joins() {
-        return Ok(());
-    }
+    node.local.join();
+    Ok(())
+}
+
+async fn form(config: &Config, raft: &Raft) -> Result<(), impl std::fmt::Display> {
     let node = |urls: &[String]| PeerNode { urls: urls.to_vec(), joining: false };
     let members: BTreeMap<u64, PeerNode> =
         config.initial.iter().map(|(id, peer)| (*id, node(&peer.urls))).collect();
     match raft.initialize(members).await {
-        Ok(()) => Ok(()),
         // A leader of the others was faster.
         Err(openraft::errors::RaftError::APIError(openraft::errors::InitializeError::NotAllowed(_))) => {
             Ok(())
         }
-        Err(error) => Err(stopped(&error)),
+        formed => formed,
     }
-}
-
-/// Asks the others until all answered, or the time is over and at least one did (alone there is nobody to ask).
-async fn known_to_others(config: &Config, node: &Node) -> bool {
-    let others: Vec<_> = config.initial.iter().filter(|(id, _)| **id != config.id).collect();
-    let mut answered = BTreeMap::new();
-    let start = tokio::time::Instant::now();
-    while answered.len() < others.len() && (answered.is_empty() || start.elapsed() < JOIN) {
-        for (id, peer) in &others {
-            let lanes = node.peers.get(**id, &peer.urls[0]);
-            let asked = timeout(Duration::from_secs(1), lanes.forward.call(&Request::Info)).await;
-            match asked {
-                Ok(Ok(Reply::Info(info))) => {
-                    answered.insert(**id, info.known_instance.is_some());
-                }
-                Ok(Err(error)) => tracing::debug!(peer = peer.name, %error, "waiting for a member"),
-                _ => {}
-            }
-        }
-        if answered.values().any(|known| *known) {
-            return true;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    false
 }
 
 /// Tells the group who this member is and where clients reach it, until it knows.

@@ -137,6 +137,8 @@ impl Spool {
     pub(crate) fn finish(mut self) -> io::Result<SnapshotData> {
         self.file.flush()?;
         self.file.get_ref().sync_all()?;
+        // Its name must be on the disk as well, for what is written next counts on it.
+        self.path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())?;
         let mut items = 0;
         let end = each_chunk(&self.path, |chunk| {
             if let Chunk::Items { items: more, .. } = chunk {

@@ -38,8 +38,11 @@ pub(crate) struct Engine {
     open: Arc<OnceLock<Open>>,
 }
 
+/// `InvalidData` when what is on the disk is not what was written there.
 fn failed(error: rocksdb::Error) -> io::Error {
-    io::Error::other(error)
+    let missing = error.as_ref().contains("No such file or directory");
+    let damaged = error.kind() == rocksdb::ErrorKind::Corruption || missing;
+    io::Error::new(if damaged { io::ErrorKind::InvalidData } else { io::ErrorKind::Other }, error)
 }
 
 impl Engine {

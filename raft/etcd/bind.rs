@@ -4,10 +4,7 @@
 //! keep-alives; open streams end when the member stops.
 
 use super::{Member, pb};
-use crate::{
-    flags::Config,
-    run::{self, Error},
-};
+use crate::{error::Error, flags::Config, run};
 use axum::{middleware::map_response, response::Response};
 use futures::stream::SelectAll;
 use serve::Tls;

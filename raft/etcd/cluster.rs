@@ -3,7 +3,7 @@
 use super::{Member, errors, pb};
 use crate::{
     members::{self, Change},
-    network::is_url,
+    network::is_peer_url,
     types::PeerNode,
 };
 use tonic::{Request, Response, Status};
@@ -38,7 +38,7 @@ fn urls(given: Vec<String>) -> Result<Vec<String>, Status> {
     let mut urls = given;
     urls.sort();
     urls.dedup();
-    if urls.is_empty() || !urls.iter().all(|url| is_url(url)) {
+    if urls.is_empty() || !urls.iter().all(|url| is_peer_url(url)) {
         Err(errors::BAD_URLS.into())
     } else {
         Ok(urls)

@@ -95,7 +95,8 @@ impl From<MemberFault> for Status {
             MemberFault::TooManyLearners => TOO_MANY_LEARNERS,
             MemberFault::NotLearner => NOT_LEARNER,
             MemberFault::NotReady => NOT_READY,
-            MemberFault::NotEnough => NOT_ENOUGH,
+            // Only members ask for what comes to the latter.
+            MemberFault::NotEnough | MemberFault::Answers => NOT_ENOUGH,
         };
         known.into()
     }

@@ -22,10 +22,10 @@ const SNAPSHOT_BLOCK: usize = 512;
 
 impl Member {
     /// The alarms raised of a kind, or all.
-    async fn alarms(&self, kind: Option<AlarmKind>) -> Result<Vec<Alarm>, Status> {
+    async fn alarms(&self, kind: Option<pb::AlarmType>) -> Result<Vec<Alarm>, Status> {
         self.node.linearize().await?;
         let alarms = self.node.local.machine.alarms().into_iter();
-        Ok(alarms.filter(|alarm| kind.is_none_or(|kind| alarm.kind == kind)).collect())
+        Ok(alarms.filter(|alarm| kind.is_none_or(|kind| wire(alarm.kind) == kind)).collect())
     }
 
     async fn change_alarm(&self, alarm: Alarm, raise: bool) -> Result<Vec<Alarm>, Status> {
@@ -33,6 +33,15 @@ impl Member {
             (_, Response_::Alarm(alarm)) => Ok(alarm.into_iter().collect()),
             (_, other) => Err(kv::unexpected(&other)),
         }
+    }
+
+    /// Lifts a member's alarms of a kind. One about its disk comes again if the disk is still full.
+    async fn lift(&self, kind: pb::AlarmType, member: u64) -> Result<Vec<Alarm>, Status> {
+        let mut lifted = Vec::new();
+        for alarm in self.alarms(Some(kind)).await?.into_iter().filter(|alarm| alarm.member == member) {
+            lifted.extend(self.change_alarm(alarm, false).await?);
+        }
+        Ok(lifted)
     }
 
     async fn hash_at(&self, revision: i64) -> Result<(u32, i64, i64), Status> {
@@ -70,7 +79,7 @@ impl Member {
 
 fn wire(kind: AlarmKind) -> pb::AlarmType {
     match kind {
-        AlarmKind::NoSpace => pb::AlarmType::Nospace,
+        AlarmKind::NoSpace | AlarmKind::DiskFull => pb::AlarmType::Nospace,
         AlarmKind::Corrupt => pb::AlarmType::Corrupt,
     }
 }
@@ -114,23 +123,27 @@ impl pb::maintenance_server::Maintenance for Member {
         use pb::alarm_request::AlarmAction;
         self.require_leader(request.metadata())?;
         let request = request.into_inner();
-        let kind = match pb::AlarmType::try_from(request.alarm) {
-            Ok(pb::AlarmType::None) => None,
-            Ok(pb::AlarmType::Nospace) => Some(AlarmKind::NoSpace),
-            Ok(pb::AlarmType::Corrupt) => Some(AlarmKind::Corrupt),
-            Err(_) => return Err(Status::invalid_argument("etcdserver: unknown alarm")),
+        let unknown = || Status::invalid_argument("etcdserver: unknown alarm");
+        let kind = pb::AlarmType::try_from(request.alarm).map_err(|_| unknown())?;
+        let (member, wanted) = (request.member_id, (kind != pb::AlarmType::None).then_some(kind));
+        let own = match kind {
+            pb::AlarmType::None => None,
+            pb::AlarmType::Nospace => Some(AlarmKind::NoSpace),
+            pb::AlarmType::Corrupt => Some(AlarmKind::Corrupt),
         };
-        let alarm = kind.map(|kind| Alarm { kind, member: request.member_id });
-        let alarms = match (AlarmAction::try_from(request.action), alarm) {
-            (Ok(AlarmAction::Get), _) => self.alarms(kind).await?,
-            (Ok(AlarmAction::Activate), Some(alarm)) => self.change_alarm(alarm, true).await?,
-            (Ok(AlarmAction::Deactivate), Some(alarm)) => self.change_alarm(alarm, false).await?,
+        let alarms = match (AlarmAction::try_from(request.action), own) {
+            (Ok(AlarmAction::Get), _) => self.alarms(wanted).await?,
+            (Ok(AlarmAction::Activate), Some(kind)) => {
+                self.change_alarm(Alarm { kind, member }, true).await?
+            }
+            (Ok(AlarmAction::Deactivate), Some(_)) => self.lift(kind, member).await?,
             (Ok(AlarmAction::Deactivate), None) => Vec::new(),
-            _ => return Err(Status::invalid_argument("etcdserver: unknown alarm")),
+            _ => return Err(unknown()),
         };
-        let on_wire =
-            |alarm: Alarm| pb::AlarmMember { member_id: alarm.member, alarm: wire(alarm.kind).into() };
-        let alarms = alarms.into_iter().map(on_wire).collect();
+        let told = |alarm: Alarm| pb::AlarmMember { member_id: alarm.member, alarm: wire(alarm.kind).into() };
+        let mut alarms: Vec<pb::AlarmMember> = alarms.into_iter().map(told).collect();
+        alarms.sort_by_key(|alarm| (alarm.member_id, alarm.alarm));
+        alarms.dedup();
         Ok(Response::new(pb::AlarmResponse { header: self.header_now(), alarms }))
     }
 

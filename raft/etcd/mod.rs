@@ -18,7 +18,6 @@ mod watch;
 pub(crate) use bind::bind;
 
 use crate::{
-    command::AlarmKind,
     flags::Config,
     metrics::Metrics,
     node::{Node, NodeError},
@@ -99,9 +98,9 @@ impl Member {
         if asks && self.node.leader().is_none() { Err(errors::NO_LEADER.into()) } else { Ok(()) }
     }
 
-    /// Whether the alarm about space is raised.
+    /// Whether there is no space for more, in the group or on this member's disk.
     pub(crate) fn is_full(&self) -> bool {
-        self.node.local.machine.alarms().iter().any(|alarm| alarm.kind == AlarmKind::NoSpace)
+        self.node.local.machine.is_full(self.config.id)
     }
 
     /// Whether the state has outgrown its quota here.

@@ -5,7 +5,7 @@
 //! it fails as lost, while what was not written yet may go over the next connection. The first request on a
 //! connection is the greeting. Nothing is ever sent twice.
 
-use super::{Hello, Refusal, Reply, Request, Roster, Transport, transport::Stream};
+use super::{Hello, Refusal, Replacement, Reply, Request, Roster, Transport, transport::Stream};
 use crate::codec;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{SinkExt, StreamExt};
@@ -240,6 +240,11 @@ pub(crate) async fn roster(transport: &Transport, url: &str) -> io::Result<Roste
     }
 }
 
+/// Asks whoever listens at a peer URL for a replacement.
+pub(crate) async fn replace(transport: &Transport, url: &str, wanted: Replacement) -> io::Result<Reply> {
+    Ok(first_words(transport, url, &Request::Replace(wanted)).await?.1)
+}
+
 struct Heard {
     at: Instant,
     pings: u32,
@@ -314,7 +319,7 @@ mod tests {
         let lane = Lane::start(url, hello, Arc::new(transport), removed, &Handle::current());
         let start = Instant::now();
         let over = tokio::time::sleep(Duration::from_millis(50));
-        let done = lane.call_unless(&Request::Info, over).await;
+        let done = lane.call_unless(&Request::ReadIndex, over).await;
         assert!(matches!(done, Err(LaneError::NotSent(_))), "{done:?}");
         assert!(start.elapsed() < SILENCE, "it did not wait for the peer");
     }

@@ -9,11 +9,11 @@ mod lane;
 mod server;
 mod transport;
 
-pub(crate) use lane::{Lane, LaneError, roster};
+pub(crate) use lane::{Lane, LaneError, replace, roster};
 pub(crate) use server::serve;
 #[cfg(test)]
 pub(crate) use transport::{Listener, Socket};
-pub(crate) use transport::{PeerTls, Transport, host_port, is_loopback, is_url};
+pub(crate) use transport::{PeerTls, Transport, host_port, is_loopback, is_peer_url, is_url};
 
 use crate::{
     command::{Command, Outcome},
@@ -75,10 +75,11 @@ pub(crate) enum Request {
     ReadIndex,
     KeepAlive(i64),
     TimeToLive(i64),
-    Info,
     Change(Change),
     /// In place of a greeting, by who does not know yet which cluster and which member this is.
     Roster,
+    /// In place of a greeting, by who has lost its data.
+    Replace(Replacement),
 }
 
 /// What a peer answers.
@@ -99,7 +100,6 @@ pub(crate) enum Reply {
         remaining: i64,
         granted: i64,
     },
-    Info(Info),
     Refused(Refusal),
     Roster(Roster),
 }
@@ -121,11 +121,17 @@ pub(crate) enum Refusal {
     Failed(String),
 }
 
-/// What a member tells of itself, before it has joined as well.
+/// What a member that lost its data asks for: that its number goes, and that it may come back under another.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub(crate) struct Info {
-    /// The instance under which it knows the asking member's number, if it does.
-    pub(crate) known_instance: Option<u64>,
+pub(crate) struct Replacement {
+    /// The cluster.
+    pub(crate) cluster: u64,
+    /// The number that goes.
+    pub(crate) old: u64,
+    /// The new one.
+    pub(crate) id: u64,
+    /// Where peers reach it, as the group knows it.
+    pub(crate) urls: Vec<String>,
 }
 
 /// Which cluster it is, and who is in it.
@@ -133,8 +139,19 @@ pub(crate) struct Info {
 pub(crate) struct Roster {
     /// The cluster.
     pub(crate) cluster: u64,
-    /// The members' numbers and URLs; none before the group is formed.
-    pub(crate) members: Vec<(u64, Vec<String>)>,
+    /// Its members; none before the group is formed.
+    pub(crate) members: Vec<Listed>,
+}
+
+/// A member in a roster.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub(crate) struct Listed {
+    /// Its number.
+    pub(crate) id: u64,
+    /// Where peers reach it.
+    pub(crate) urls: Vec<String>,
+    /// It has taken part: it has told the group who it is.
+    pub(crate) told: bool,
 }
 
 /// The four connections to a peer.

@@ -4,16 +4,17 @@
 //! answered by the reader itself, whatever else is going on; appends enter the group in the order they came.
 
 use super::{
-    Hello, Refusal, Reply, Request, Roster, Transport,
+    Hello, Listed, Refusal, Replacement, Reply, Request, Roster, Transport,
     lane::{Frames, frame, framed, parse},
-    transport::{Listener, Socket},
+    transport::{Listener, Shown, Socket},
 };
 use crate::{
     codec,
     local::Local,
-    members, obituary,
+    members::{self, Change, MemberFault},
+    obituary,
     snapshot::Spool,
-    types::{Snapshot, SnapshotMeta, Vote},
+    types::{PeerNode, Snapshot, SnapshotMeta, Vote},
     work,
 };
 use bytes::Bytes;
@@ -69,9 +70,15 @@ async fn connection(
     local: &Arc<Local>,
     tasks: &TaskTracker,
 ) -> io::Result<()> {
-    let mut frames = framed(transport.accept(stream).await?);
+    let (stream, shown) = transport.accept(stream).await?;
+    let mut frames = framed(stream);
     let first = frames.next().await.ok_or(io::ErrorKind::UnexpectedEof)??;
-    let from = match greet(&parse(&first)?.1, local) {
+    let greeted = match parse(&first)?.1 {
+        Request::Roster => Err(roster(local).await?),
+        Request::Replace(wanted) => Err(replace(wanted, &shown, transport, local).await),
+        first => greet(&first, local),
+    };
+    let from = match greeted {
         Ok(from) => from,
         Err(reply) => {
             if let Reply::Refused(refusal) = &reply {
@@ -108,11 +115,6 @@ fn greet(request: &Request, local: &Local) -> Result<u64, Reply> {
     let refused = |text: String| Err(Reply::Refused(Refusal::Failed(text)));
     let Hello { cluster, from, to } = match request {
         Request::Hello(hello) => hello,
-        Request::Roster => {
-            let members = members::known(&local.membership());
-            let members = members.into_iter().map(|member| (member.id, member.urls)).collect();
-            return Err(Reply::Roster(Roster { cluster: local.cluster, members }));
-        }
         _ => return refused("a peer did not greet first".into()),
     };
     if *cluster != local.cluster {
@@ -131,6 +133,48 @@ fn greet(request: &Request, local: &Local) -> Result<u64, Reply> {
     Ok(*from)
 }
 
+/// Who the members are, for one who is none yet.
+async fn roster(local: &Arc<Local>) -> io::Result<Reply> {
+    let told = local.machine.look(|state| state.members.keys().copied().collect::<Vec<_>>()).await?;
+    let members = members::known(&local.membership()).into_iter();
+    let listed = |m: members::Known| Listed { told: told.contains(&m.id), id: m.id, urls: m.urls };
+    Ok(Reply::Roster(Roster { cluster: local.cluster, members: members.map(listed).collect() }))
+}
+
+/// Gives a new number to a member that lost its data. Only who is at its URLs may ask for that.
+async fn replace(wanted: Replacement, shown: &Shown, transport: &Transport, local: &Local) -> Reply {
+    let Replacement { cluster, old, id, urls } = wanted;
+    let refused = |text: &str| Reply::Refused(Refusal::Failed(text.into()));
+    if cluster != local.cluster {
+        return refused("the others are of another cluster");
+    }
+    if !transport.is_at(shown, &urls) {
+        tracing::warn!(
+            member = format!("{old:x}"),
+            ?urls,
+            "refused to replace a member: its caller is another"
+        );
+        return refused(
+            "the caller's certificate is not for its URLs, or it has shown none (--peer-client-cert-auth)",
+        );
+    }
+    let node = PeerNode { urls, joining: true };
+    match local.change(Change::Replace { old, id, node }).await {
+        Reply::Refused(Refusal::Member(MemberFault::Answers)) => {
+            refused("the member to be replaced still answers")
+        }
+        Reply::Refused(Refusal::Member(fault)) => {
+            refused(&format!("the members cannot be changed: {fault:?}"))
+        }
+        Reply::Done => {
+            let (old, id) = (format!("{old:x}"), format!("{id:x}"));
+            tracing::warn!(old, id, "a member lost its data: it comes back as a learner under a new number");
+            Reply::Done
+        }
+        other => other,
+    }
+}
+
 struct Session<'a> {
     local: &'a Arc<Local>,
     tasks: &'a TaskTracker,
@@ -147,7 +191,13 @@ impl Session<'_> {
                 // It is told when it greets again.
                 return Err(io::Error::other(format!("member {:x} was removed", self.from)));
             }
-            self.handle(id, request).await;
+            if self.local.has_joined() || matches!(request, Request::Ping) {
+                self.handle(id, request).await;
+            } else {
+                let reply =
+                    Reply::Refused(Refusal::Failed("this member has not asked the others yet".into()));
+                self.reply(id, &reply).await;
+            }
         }
         Ok(())
     }
@@ -170,8 +220,7 @@ impl Session<'_> {
                 self.start(id, async move { install(&local, vote, meta, spool).await }).await;
             }
             request => {
-                let from = self.from;
-                self.start(id, async move { local.answer(from, request).await }).await;
+                self.start(id, async move { local.answer(request).await }).await;
             }
         }
     }

@@ -3,7 +3,12 @@
 //! Keeps true: with TLS both sides show a certificate of the peers' CA; certificates renewed on disk are used by
 //! the next connection; a plain `http` URL leads nowhere but to this machine.
 
-use rustls::{ClientConfig, pki_types::ServerName};
+use rustls::{
+    ClientConfig,
+    client::verify_server_name,
+    pki_types::{CertificateDer, ServerName},
+    server::ParsedCertificate,
+};
 use serve::{ServerTls, Tls, pem};
 use std::{io, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
@@ -50,6 +55,9 @@ impl Listener for TcpListener {
     }
 }
 
+/// The certificate that a caller has shown.
+pub(crate) type Shown = Option<CertificateDer<'static>>;
+
 /// The files with which members prove who they are.
 #[derive(Clone, Debug)]
 pub(crate) struct PeerTls {
@@ -84,16 +92,34 @@ impl Transport {
         Ok(Self { server: server.transpose()?, files })
     }
 
-    /// Takes a caller's connection.
-    pub(crate) async fn accept(&self, stream: impl Socket) -> io::Result<Box<dyn Stream>> {
+    /// Takes a caller's connection, with the certificate it has shown, if it has.
+    pub(crate) async fn accept(&self, stream: impl Socket) -> io::Result<(Box<dyn Stream>, Shown)> {
         stream.set_nodelay()?;
         match &self.server {
-            None => Ok(Box::new(stream)),
+            None => Ok((Box::new(stream), None)),
             Some(tls) => {
                 let accept = TlsAcceptor::from(tls.current()).accept(stream);
-                Ok(Box::new(tokio::time::timeout(HANDSHAKE, accept).await??))
+                let stream = tokio::time::timeout(HANDSHAKE, accept).await??;
+                let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                let shown = shown.map(|certificate| certificate.clone().into_owned());
+                Ok((Box::new(stream), shown))
             }
         }
+    }
+
+    /// Whether a caller is whoever is to be reached at these URLs: its certificate, which was checked when it called, is
+    /// one for their hosts. Without TLS it is on this machine.
+    pub(crate) fn is_at(&self, shown: &Shown, urls: &[String]) -> bool {
+        if self.server.is_none() {
+            return urls.iter().all(|url| is_loopback(url));
+        }
+        let Some(certificate) = shown.as_ref().and_then(|shown| ParsedCertificate::try_from(shown).ok())
+        else {
+            return false;
+        };
+        let names = |url: &String| ServerName::try_from(host_port(url).ok()?.0).ok();
+        let is_for = |url| names(url).is_some_and(|name| verify_server_name(&certificate, &name).is_ok());
+        !urls.is_empty() && urls.iter().all(is_for)
     }
 
     /// Whether somebody accepts connections where a peer should.
@@ -150,9 +176,47 @@ pub(crate) fn is_url(url: &str) -> bool {
     (url.starts_with("https://") || url.starts_with("http://")) && host_port(url).is_ok()
 }
 
+/// Whether members may reach each other there: in the clear on this machine only.
+pub(crate) fn is_peer_url(url: &str) -> bool {
+    is_url(url) && (url.starts_with("https://") || is_loopback(url))
+}
+
 /// Whether a URL leads to this machine only.
 pub(crate) fn is_loopback(url: &str) -> bool {
     host_port(url).is_ok_and(|(host, _)| {
         host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_is_where_its_certificate_says() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let folder = tempfile::tempdir().unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let names = vec!["10.0.0.1".to_owned(), "m1".to_owned()];
+        let made = rcgen::CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("crt"), made.pem()).unwrap();
+        std::fs::write(path("key"), key.serialize_pem()).unwrap();
+        let files = PeerTls { cert: path("crt"), key: path("key"), ca: path("crt"), client_cert_auth: false };
+        let transport = Transport::new(Some(files)).unwrap();
+        let shown = Some(made.der().clone());
+        let check = |shown: &Shown, urls: &[&str], expect| {
+            let urls: Vec<String> = urls.iter().map(ToString::to_string).collect();
+            assert_eq!(transport.is_at(shown, &urls), expect, "{urls:?}");
+        };
+        check(&shown, &["https://10.0.0.1:2380"], true);
+        check(&shown, &["https://10.0.0.1:2380", "https://m1:2380"], true);
+        check(&shown, &["https://10.0.0.1:2380", "https://10.0.0.2:2380"], false);
+        check(&shown, &["https://m2:2380"], false);
+        check(&shown, &[], false);
+        check(&None, &["https://10.0.0.1:2380"], false);
+        let clear = Transport::new(None).unwrap();
+        assert!(clear.is_at(&None, &["http://127.0.0.1:2380".into()]));
+        assert!(!clear.is_at(&None, &["https://10.0.0.1:2380".into()]));
+    }
 }

@@ -8,13 +8,15 @@ use super::{
     world::{MEMBERS, PORT, Seat, World, name, url},
 };
 use crate::{
+    error::Error,
     etcd,
     flags::{Config, Flags},
     local::Local,
     metrics::Metrics,
     network::{self, Peers, Transport},
     node::Node,
-    run::{self, Error},
+    rejoin,
+    run::{self as real},
     types::Raft,
 };
 use clap::Parser;
@@ -81,33 +83,38 @@ pub(super) async fn run(world: Rc<World>, seat: usize) -> turmoil::Result {
 async fn member(world: &Rc<World>, seat: usize, joined: Option<&[usize]>) -> Result<(), Error> {
     let mut config = config(world, seat, joined);
     let transport = Arc::new(Transport::new(None)?);
-    if config.joins() {
-        (config.cluster, config.id) = run::place(&config, &transport).await?;
+    let origin = config.id;
+    let whose = real::whose(&mut config)?;
+    if whose.is_none() && config.joins() {
+        (config.cluster, config.id) = rejoin::place(&config, &transport).await?;
     }
     let config = Arc::new(config);
     world.starting.set(seat);
-    let (log, machine, applier, identity) = run::open(&config, Metrics::default(), mpsc::channel(1).0)?;
+    let whose = |config: &Config| whose.map_or_else(|| real::found(config, origin), Ok);
+    let opened = real::open(&config, whose, Metrics::default(), mpsc::channel(1).0)?;
+    let (log, machine, applier, identity) = opened;
     let vote = log.vote().map_err(|source| Error::Disk { path: config.flags.data_dir.clone(), source })?;
     world.truth.borrow().remembers(config.id, vote).unwrap_or_else(|problem| world.broke(problem));
     let peers = Peers::new(config.cluster, config.id, transport.clone(), Handle::current());
-    let settings = run::raft_config(&config)?;
+    let settings = real::raft_config(&config)?;
+    let pulse = log.pulse();
     let raft = Raft::new(config.id, settings, peers.clone(), log, applier).await;
     let raft = raft.map_err(|error| Error::Stopped(error.to_string()))?;
-    let local = Arc::new(Local::new(config.id, config.cluster, raft, machine, peers.awaited.clone()));
+    let local = Arc::new(Local::new(config.id, config.cluster, raft, machine, peers.awaited.clone(), pulse));
     let removed = peers.removed().clone();
     let (node, reads) = Node::new(local.clone(), peers, TIMEOUT);
     let stop = CancellationToken::new();
     let _stopping = stop.clone().drop_guard();
     let listener = turmoil::net::TcpListener::bind(("0.0.0.0", PORT)).await;
     let listener = listener.map_err(|source| Error::Listen { url: url(seat), source })?;
-    tokio::spawn(network::serve(listener, transport, local, stop.clone()));
+    tokio::spawn(network::serve(listener, transport.clone(), local, stop.clone()));
     let running = node.clone().run(reads, config.election());
     let served = etcd::Member::new(config.clone(), node.clone(), Metrics::default(), stop);
     world.running.borrow_mut()[seat] = Some(served.clone());
     let working = async {
-        run::join(config.clone(), node.clone()).await?;
+        real::join(config.clone(), node.clone(), transport).await?;
         tokio::select! {
-            () = run::publish(&config, &node, identity.instance) => Ok(()),
+            () = real::publish(&config, &node, identity.instance) => Ok(()),
             () = client::all(world, seat, &served) => Ok(()),
         }
     };

@@ -22,6 +22,16 @@ pub(crate) struct Running {
     pub(crate) task: JoinHandle<Result<(), raft::Error>>,
 }
 
+/// A member's process, ended with the test.
+struct Process(std::process::Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Times mean nothing when several clusters share the machine.
 pub(crate) static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
@@ -105,14 +115,15 @@ impl Cluster {
         self.members.len() - 1
     }
 
-    pub(crate) fn start(&mut self, number: usize) {
+    /// A member's command line.
+    fn command(&self, number: usize) -> String {
         let added = (number >= self.first).then_some(number);
         let named = (0..self.first).chain(added).map(|n| format!("m{n}={}", self.peer_url(n)));
         let cluster: Vec<String> = named.collect();
         let state = if added.is_some() { "existing" } else { "new" };
         let (client, peer) = self.ports[number];
         let (data, folder) = (self.data(number), self.folder.path().display().to_string());
-        let args = format!(
+        format!(
             "store --name m{number} --data-dir {} --listen-client-urls http://127.0.0.1:{client} \
              --listen-peer-urls https://127.0.0.1:{peer} --initial-cluster {} --peer-cert-file {folder}/peer.crt \
              --peer-key-file {folder}/peer.key --peer-trusted-ca-file {folder}/ca.crt --peer-client-cert-auth \
@@ -120,7 +131,11 @@ impl Cluster {
             data.display(),
             cluster.join(","),
             self.flags,
-        );
+        )
+    }
+
+    pub(crate) fn start(&mut self, number: usize) {
+        let args = self.command(number);
         let flags = Command::try_parse_from(args.split_whitespace()).unwrap().flags;
         let stop = CancellationToken::new();
         let token = stop.clone();
@@ -134,6 +149,27 @@ impl Cluster {
                     ended => return ended,
                 }
             }
+        });
+        self.members[number] = Some(Running { stop, task });
+    }
+
+    /// Starts a member as a process of its own, with these variables in its environment.
+    pub(crate) fn start_process(&mut self, number: usize, environment: &[(&str, &Path)]) {
+        let log = std::fs::File::create(self.data(number).with_extension("log")).unwrap();
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "stall::member_process", "--ignored", "--nocapture"])
+            .env("MEMBER", self.command(number))
+            .envs(environment.iter().copied())
+            .stdout(std::process::Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let (stop, child) = (CancellationToken::new(), Process(child));
+        let token = stop.clone();
+        let task = tokio::spawn(async move {
+            token.cancelled().await;
+            drop(child);
+            Ok(())
         });
         self.members[number] = Some(Running { stop, task });
     }

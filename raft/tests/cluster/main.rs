@@ -5,7 +5,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod harness;
+mod loss;
 mod members;
+mod space;
+mod stall;
 
 use harness::{Cluster, all, keys, put};
 use raft::etcd::pb::{self, kv_client::KvClient, lease_client::LeaseClient, watch_client::WatchClient};
@@ -203,19 +206,6 @@ async fn a_member_that_comes_late_gets_a_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_member_whose_disk_was_lost_is_not_let_in() {
-    let mut cluster = Cluster::started(3, "").await;
-    cluster.kv(0).put(put("k", "v")).await.unwrap();
-    cluster.kill(2).await;
-    // Its threads still write for a moment.
-    while std::fs::remove_dir_all(cluster.data(2)).is_err() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    cluster.start(2);
-    let ended = cluster.members[2].take().unwrap().task.await.unwrap();
-    assert!(matches!(ended, Err(raft::Error::AlreadyBootstrapped { .. })), "{ended:?}");
-}
-
 /// A member whose disk went back in time lacks what it has confirmed. Its leader cannot go on; it must not stay and
 /// refuse everything either.
 #[cfg(debug_assertions)] // The Raft library asserts it only then.

@@ -15,12 +15,12 @@ fn client(cluster: &Cluster, number: usize) -> ClusterClient<Channel> {
     ClusterClient::new(cluster.channel(number))
 }
 
-async fn list(cluster: &Cluster, number: usize) -> Vec<pb::Member> {
+pub(crate) async fn list(cluster: &Cluster, number: usize) -> Vec<pb::Member> {
     let request = pb::MemberListRequest { linearizable: true };
     client(cluster, number).member_list(request).await.unwrap().into_inner().members
 }
 
-async fn id(cluster: &Cluster, number: usize) -> u64 {
+pub(crate) async fn id(cluster: &Cluster, number: usize) -> u64 {
     let url = cluster.peer_url(number);
     let through = cluster.running()[0];
     let members = list(cluster, through).await;
@@ -28,7 +28,7 @@ async fn id(cluster: &Cluster, number: usize) -> u64 {
 }
 
 /// Adds a member and starts it; its number in the harness, and in the cluster.
-async fn add(cluster: &mut Cluster, through: usize, is_learner: bool) -> (usize, u64) {
+pub(crate) async fn add(cluster: &mut Cluster, through: usize, is_learner: bool) -> (usize, u64) {
     let number = cluster.room();
     let request = pb::MemberAddRequest { peer_ur_ls: vec![cluster.peer_url(number)], is_learner };
     let added = client(cluster, through).member_add(request).await.unwrap().into_inner().member.unwrap();
@@ -37,7 +37,12 @@ async fn add(cluster: &mut Cluster, through: usize, is_learner: bool) -> (usize,
     (number, added.id)
 }
 
-async fn until(cluster: &Cluster, through: usize, what: &str, holds: impl Fn(&[pb::Member]) -> bool) {
+pub(crate) async fn until(
+    cluster: &Cluster,
+    through: usize,
+    what: &str,
+    holds: impl Fn(&[pb::Member]) -> bool,
+) {
     let begun = Instant::now();
     loop {
         let request = pb::MemberListRequest { linearizable: true };
@@ -148,6 +153,10 @@ async fn changes_that_cannot_be_are_refused_in_etcds_words() {
     let add = |url: &str| pb::MemberAddRequest { peer_ur_ls: vec![url.into()], is_learner: false };
     let text = "etcdserver: given member URLs are invalid";
     refused(through.member_add(add("nonsense")), Code::InvalidArgument, text).await;
+    // In the clear only within this machine, as the flags have it.
+    refused(through.member_add(add("http://10.0.0.1:2380")), Code::InvalidArgument, text).await;
+    let clear = pb::MemberUpdateRequest { id: 7, peer_ur_ls: vec!["http://10.0.0.1:2380".into()] };
+    refused(through.member_update(clear), Code::InvalidArgument, text).await;
     let text = "etcdserver: Peer URLs already exists";
     refused(through.member_add(add(&cluster.peer_url(1))), Code::FailedPrecondition, text).await;
     let text = "etcdserver: member not found";
