@@ -340,8 +340,10 @@ impl Node {
         use openraft::async_runtime::watch::WatchReceiver;
         let metrics = self.local.raft.metrics().borrow_watched().clone();
         let replication = metrics.replication.unwrap_or_default();
-        let furthest =
-            replication.iter().filter(|(id, _)| **id != self.local.id).max_by_key(|(_, log)| **log);
+        // A learner cannot take it, and a leader that has begun to hand over takes no more writes.
+        let mut voters = self.local.voters();
+        voters.remove(&self.local.id);
+        let furthest = replication.iter().filter(|(id, _)| voters.contains(id)).max_by_key(|(_, log)| **log);
         let Some(to) = to.or(furthest.map(|(id, _)| *id)) else { return Ok(()) };
         let failed = |error: &dyn std::fmt::Display| NodeError::Failed(error.to_string());
         self.local.raft.trigger().transfer_leader(to).await.map_err(|error| failed(&error))?;
