@@ -156,7 +156,7 @@ impl Drop for Disk {
 #[tokio::test]
 #[ignore = "needs root"]
 async fn a_full_disk_stops_the_member_until_there_is_space_and_loses_nothing() {
-    let (disk, logs) = (Disk::of(24), tempfile::tempdir().unwrap());
+    let (disk, logs) = (Disk::of(40), tempfile::tempdir().unwrap());
     let data = disk.0.path().join("data");
     let mut member = Member::start(logs.path(), &data, &[]);
     let kv = member.ready().await;
