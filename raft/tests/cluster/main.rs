@@ -205,7 +205,6 @@ async fn a_member_that_comes_late_gets_a_snapshot() {
     cluster.agree().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
 /// A member whose disk went back in time lacks what it has confirmed. Its leader cannot go on; it must not stay and
 /// refuse everything either.
 #[cfg(debug_assertions)] // The Raft library asserts it only then.
