@@ -107,7 +107,8 @@ pub struct FlagError {
     problem: String,
 }
 
-fn wrong<T>(flag: &'static str, problem: impl Into<String>) -> Result<T, FlagError> {
+/// The error of a flag.
+pub(crate) fn wrong<T>(flag: &'static str, problem: impl Into<String>) -> Result<T, FlagError> {
     Err(FlagError { flag, problem: problem.into() })
 }
 

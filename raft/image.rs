@@ -22,6 +22,7 @@ pub(crate) const MEMBER: &str = "member";
 pub(crate) const META: &str = "meta";
 pub(crate) const ALARM: &str = "alarm";
 pub(crate) const STATE: &[u8] = b"state";
+pub(crate) const TIME: &[u8] = b"time";
 pub(crate) const INSTALLING: &[u8] = b"installing";
 pub(crate) const SNAPSHOT: &[u8] = b"snapshot";
 

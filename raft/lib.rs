@@ -5,6 +5,8 @@
 //! → `machine.rs` (one thread, one atomic batch) → `mvcc.rs` (what it means, pure) → `watch.rs` (who hears of it).
 
 mod applier;
+pub mod backup;
+mod cli;
 mod codec;
 mod command;
 mod engine;
@@ -31,5 +33,6 @@ mod types;
 mod values;
 mod watch;
 
+pub use cli::{Cli, store};
 pub use flags::{FlagError, Flags};
 pub use run::{Error, run};

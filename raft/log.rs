@@ -112,6 +112,15 @@ impl Log {
         self.shared.engine.flush(true)
     }
 
+    /// Makes a log that begins after an entry of which nothing is left. Only before the group is started.
+    pub(crate) fn begin(&self, after: LogId, vote: &Vote) -> io::Result<()> {
+        let mut batch = self.shared.engine.batch();
+        batch.put(META, PURGED, &codec::encode(&after))?;
+        batch.put(META, VOTE, &codec::encode(vote))?;
+        batch.write()?;
+        self.shared.engine.flush(true)
+    }
+
     fn purged(&self) -> io::Result<Option<LogId>> {
         self.read_meta(PURGED)
     }

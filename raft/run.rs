@@ -5,6 +5,7 @@
 //! so that no client's request delays a heartbeat; a leader that is stopped hands over first.
 
 use crate::{
+    backup::{self, BackupError},
     codec,
     command::{Command, Member},
     engine::Open,
@@ -105,6 +106,9 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// What was saved cannot be looked at or restored.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     /// The group cannot be started or had to stop.
     #[error("the store stopped: {0}")]
     Stopped(String),
@@ -112,10 +116,10 @@ pub enum Error {
 
 /// Which member a data directory belongs to.
 #[derive(Debug, Deserialize, PartialEq, Serialize)]
-struct Identity {
-    cluster: u64,
-    id: u64,
-    instance: u64,
+pub(crate) struct Identity {
+    pub(crate) cluster: u64,
+    pub(crate) id: u64,
+    pub(crate) instance: u64,
 }
 
 /// A thread of its own for the group: one, for each hand-over between two costs more than the work handed over.
@@ -165,6 +169,8 @@ async fn member(flags: Flags, stop: CancellationToken, until_closed: Open) -> Re
             found = place(&config, &transport) => found?,
             () = stop.cancelled() => return Ok(()),
         };
+    } else if let Some(cluster) = backup::restored_cluster(&config).map_err(disk)? {
+        config.cluster = cluster;
     }
     let config = Arc::new(config);
     let mut peer_listeners = Vec::new();
@@ -204,7 +210,7 @@ async fn member(flags: Flags, stop: CancellationToken, until_closed: Open) -> Re
     for listener in metrics_listeners {
         tasks.spawn(serve::http(listener, crate::metrics::router(member.clone()), inside.clone()));
     }
-    let joining = join(config.clone(), node.clone());
+    let joining = join(config.clone(), node.clone(), identity.instance);
     let joining = async { threads.run(joining).await.flatten() };
     // Nothing is told of this member before the others were asked about it: the answer would be its own word.
     let serving = async {
@@ -333,7 +339,8 @@ fn read_identity(file: &Path) -> io::Result<Option<Identity>> {
     }
 }
 
-fn write_identity(folder: &Path, identity: &Identity) -> io::Result<()> {
+/// Says in a member's folder whose it is.
+pub(crate) fn write_identity(folder: &Path, identity: &Identity) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let temporary = folder.join("identity.new");
@@ -366,18 +373,21 @@ fn raft_config(config: &Config) -> Result<Arc<openraft::Config>, Error> {
     raft.validate().map(Arc::new).map_err(|error| Error::Stopped(error.to_string()))
 }
 
-/// At the first start, forms the group with the others, unless they know this member from earlier.
-async fn join(config: Arc<Config>, node: Arc<Node>) -> Result<(), Error> {
+/// At the first start, forms the group with the others, unless they know this member from earlier. A restored
+/// member has a group already, but may have been restored once more after it took part in it.
+async fn join(config: Arc<Config>, node: Arc<Node>, instance: u64) -> Result<(), Error> {
     let stopped = |error: &dyn std::fmt::Display| Error::Stopped(error.to_string());
     let raft = &node.local.raft;
-    if raft.is_initialized().await.map_err(|error| stopped(&error))? {
+    let initialized = raft.is_initialized().await.map_err(|error| stopped(&error))?;
+    let disk = |source| Error::Disk { path: config.flags.data_dir.clone(), source };
+    if initialized && !backup::is_fresh(&config, &node.local.machine).map_err(disk)? {
         return Ok(());
     }
-    if known_to_others(&config, &node).await {
+    if known_to_others(&config, &node, instance).await {
         let (name, path) = (config.flags.name.clone(), config.flags.data_dir.clone());
         return Err(Error::AlreadyBootstrapped { name, path });
     }
-    if config.joins() {
+    if initialized || config.joins() {
         return Ok(());
     }
     let node = |urls: &[String]| PeerNode { urls: urls.to_vec(), joining: false };
@@ -394,7 +404,7 @@ async fn join(config: Arc<Config>, node: Arc<Node>) -> Result<(), Error> {
 }
 
 /// Asks the others until all answered, or the time is over and at least one did (alone there is nobody to ask).
-async fn known_to_others(config: &Config, node: &Node) -> bool {
+async fn known_to_others(config: &Config, node: &Node, instance: u64) -> bool {
     let others: Vec<_> = config.initial.iter().filter(|(id, _)| **id != config.id).collect();
     let mut answered = BTreeMap::new();
     let start = tokio::time::Instant::now();
@@ -404,7 +414,8 @@ async fn known_to_others(config: &Config, node: &Node) -> bool {
             let asked = timeout(Duration::from_secs(1), lanes.forward.call(&Request::Info)).await;
             match asked {
                 Ok(Ok(Reply::Info(info))) => {
-                    answered.insert(**id, info.known_instance.is_some());
+                    let other = info.known_instance.is_some_and(|known| known != instance);
+                    answered.insert(**id, other);
                 }
                 Ok(Err(error)) => tracing::debug!(peer = peer.name, %error, "waiting for a member"),
                 _ => {}
