@@ -80,6 +80,8 @@ mod tests {
         assert_eq!(decode::<Command>(&encode(&txn)).unwrap(), txn);
         let alarm = Command::Alarm { alarm: Alarm { kind: AlarmKind::Corrupt, member: 9 }, raise: true };
         assert_eq!(hex(&encode(&alarm)), "0107010901");
+        let at = Command::At { time: 1_764_000_000_000, command: Box::new(Command::Compact(5)) };
+        assert_eq!(hex(&encode(&at)), "0108fd00d02f6d35030000030a");
     }
 
     #[test]

@@ -88,6 +88,9 @@ pub(crate) fn write(engine: &Engine, effects: &Effects, saved: &Saved) -> io::Re
             key => batch.delete(ALARM, &key)?,
         }
     }
+    if let Some(time) = effects.time {
+        batch.put(META, TIME, &codec::encode(&time))?;
+    }
     batch.put(META, STATE, &codec::encode(saved))?;
     batch.write()
 }
@@ -99,6 +102,9 @@ pub(crate) fn load(engine: &Engine) -> io::Result<(State, Saved)> {
         None => Saved::default(),
     };
     let mut state = State { revision: saved.revision, compacted: saved.compacted, ..State::default() };
+    if let Some(bytes) = engine.get(META, TIME)? {
+        state.time = codec::decode(&bytes)?;
+    }
     engine.scan(LEASE, &[], |key, value| {
         let id = key.try_into().map(i64::from_be_bytes).map_err(io::Error::other)?;
         let grant = Grant { ttl: codec::decode(value)?, number: 0 };

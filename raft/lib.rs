@@ -5,6 +5,7 @@
 //! → `machine.rs` (one thread, one atomic batch) → `mvcc.rs` (what it means, pure) → `watch.rs` (who hears of it).
 
 mod applier;
+mod archive;
 pub mod backup;
 mod cli;
 mod codec;

@@ -383,6 +383,13 @@ impl Log {
     }
 }
 
+impl Log {
+    /// Entries of `[from, to)`, the first of them; none if they are cut off.
+    pub(crate) async fn portion(&self, from: u64, to: u64) -> io::Result<Vec<Entry>> {
+        self.read(from, to, READ_BYTES).await
+    }
+}
+
 impl RaftLogReader<TypeConfig> for Log {
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + Send>(
         &mut self,

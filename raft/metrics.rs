@@ -1,6 +1,6 @@
 //! What is measured, under etcd's names where they mean the same, and the HTTP side of health.
 
-use crate::etcd::Member;
+use crate::{archive::Position, etcd::Member};
 use axum::{
     Router,
     http::StatusCode,
@@ -21,6 +21,9 @@ pub(crate) struct Metrics {
     fsync_micros: Counter,
     pending: Gauge,
     failed: Counter,
+    archived_revision: Gauge,
+    archived_time: Gauge,
+    archive_failures: Counter,
 }
 
 /// A proposal under way; counted until dropped.
@@ -43,6 +46,17 @@ impl Metrics {
     pub(crate) fn pending(&self) -> Pending {
         self.pending.inc();
         Pending(self.pending.clone())
+    }
+
+    /// The archive is complete up to here.
+    pub(crate) fn archived(&self, at: Position) {
+        self.archived_revision.set(at.revision);
+        self.archived_time.set(at.time / 1000);
+    }
+
+    /// The archive could not be written.
+    pub(crate) fn archive_failed(&self) {
+        self.archive_failures.inc();
     }
 
     /// A proposal failed.
@@ -108,6 +122,21 @@ fn registry(member: &Member) -> Registry {
     let metrics = &member.metrics;
     registry.register("etcd_server_proposals_pending", "Proposals under way", metrics.pending.clone());
     registry.register("etcd_server_proposals_failed", "Proposals failed", metrics.failed.clone());
+    registry.register(
+        "trireme_store_archive_revision",
+        "The archive is complete up to this revision",
+        metrics.archived_revision.clone(),
+    );
+    registry.register(
+        "trireme_store_archive_time_seconds",
+        "The archive is complete up to this time",
+        metrics.archived_time.clone(),
+    );
+    registry.register(
+        "trireme_store_archive_failures",
+        "The archive could not be written",
+        metrics.archive_failures.clone(),
+    );
     registry.register("etcd_disk_wal_fsync", "Syncs of the log", metrics.fsyncs.clone());
     registry.register("etcd_disk_wal_fsync_microseconds", "Time in them", metrics.fsync_micros.clone());
     registry

@@ -5,6 +5,7 @@
 //! so that no client's request delays a heartbeat; a leader that is stopped hands over first.
 
 use crate::{
+    archive::Archiver,
     backup::{self, BackupError},
     codec,
     command::{Command, Member},
@@ -190,7 +191,7 @@ async fn member(flags: Flags, stop: CancellationToken, until_closed: Open) -> Re
     let runtime = threads.0.as_ref().expect("there until dropped").handle().clone();
     let peers = Peers::new(config.cluster, config.id, transport.clone(), runtime.clone());
     let (raft_config, factory) = (raft_config(&config)?, peers.clone());
-    let id = config.id;
+    let (id, entries) = (config.id, log.clone());
     let started = threads.run(async move { Raft::new(id, raft_config, factory, log, applier).await });
     let raft = started.await?.map_err(|error| Error::Stopped(error.to_string()))?;
     let local = Arc::new(Local::new(id, config.cluster, raft, machine, peers.awaited.clone()));
@@ -206,6 +207,7 @@ async fn member(flags: Flags, stop: CancellationToken, until_closed: Open) -> Re
     }
     let running = node.clone().run(reads, config.election());
     let group = tasks.spawn_on(running, &runtime);
+    let mut archive = Archiver::new(&config, &node, entries, &metrics, identity.instance);
     let member = etcd::Member::new(config.clone(), node.clone(), metrics, inside.clone());
     for listener in metrics_listeners {
         tasks.spawn(serve::http(listener, crate::metrics::router(member.clone()), inside.clone()));
@@ -221,7 +223,12 @@ async fn member(flags: Flags, stop: CancellationToken, until_closed: Open) -> Re
         }
     };
     tokio::select! {
-        () = stop.cancelled() => leave(&node, &inside, &tasks).await,
+        () = stop.cancelled() => {
+            let left = leave(&node, &inside, &tasks).await;
+            Archiver::finish(archive).await;
+            left
+        }
+        () = Archiver::run(&mut archive) => Ok(()),
         () = removed.cancelled() => Err(Error::Removed { path: path.clone() }),
         ended = group => Err(Error::Stopped(ended.unwrap_or_else(|error| error.to_string()))),
         served = serving => served,

@@ -79,6 +79,36 @@ pub enum BackupError {
         /// The snapshot's revision.
         revision: i64,
     },
+    /// There is no archive.
+    #[error("{} is no archive: give the directory that --archive-dir of the store names, or a folder in it", path.display())]
+    NoArchive {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// There are the archives of several clusters.
+    #[error("{} holds the archives of several clusters: give the folder of one:\n{}", path.display(), clusters.join("\n"))]
+    ManyClusters {
+        /// The directory.
+        path: PathBuf,
+        /// Their folders, with what they hold.
+        clusters: Vec<String>,
+    },
+    /// The archive does not hold the moment that was asked for.
+    #[error("the archive cannot restore {goal}: {why}")]
+    Unreachable {
+        /// The moment.
+        goal: String,
+        /// What it holds instead.
+        why: String,
+    },
+    /// A file of the archive cannot be read.
+    #[error("the archive's file {} is damaged", path.display())]
+    DamagedArchive {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        source: io::Error,
+    },
     /// The command was told to stop.
     #[error("interrupted before it was done; run it again")]
     Interrupted,

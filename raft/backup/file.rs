@@ -200,11 +200,11 @@ mod tests {
         let bytes = std::fs::read(write(&[lease, state()]).path()).unwrap();
         let expect = concat!(
             "7472697265 6d6520736e617073686f74",
-            "0000000f 01000101 08 3737373737373737 02 0105",
+            "00000010 01000101 08 3737373737373737 02 0105",
             "00000015 01000301 05 7374617465 0a 01 00 00 0000 fb5802 0e 00",
             "00000003 01 01 02"
         );
-        assert_eq!(hex(&bytes[..67]), expect.replace(' ', ""));
+        assert_eq!(hex(&bytes[..68]), expect.replace(' ', ""));
         assert_eq!(bytes.len(), 512 + 32);
         assert_eq!(hex(&Sha256::digest(&bytes[..512])), hex(&bytes[512..]));
     }

@@ -14,6 +14,9 @@ pub enum Tool {
     /// Look at or restore a file that `etcdctl snapshot save` wrote.
     #[command(subcommand)]
     Snapshot(Snapshot),
+    /// Make a data directory for a member of a new cluster that begins with any moment of an archive
+    /// (--archive-dir).
+    Restore(Box<ArchiveFlags>),
 }
 
 /// What is done with a snapshot's file.
@@ -54,6 +57,23 @@ pub struct RestoreFlags {
     /// Do not look at the hash at the file's end.
     #[arg(long)]
     pub skip_hash_check: bool,
+    /// The member to be made.
+    #[command(flatten)]
+    pub member: NewMember,
+}
+
+/// Flags of `restore`. Without --to-revision and --to-time the newest moment is meant.
+#[derive(Args, Clone, Debug)]
+pub struct ArchiveFlags {
+    /// The archive: the directory that --archive-dir named, or the folder of a cluster or of a member in it.
+    #[arg(long)]
+    pub archive: PathBuf,
+    /// Restore the state as of this revision.
+    #[arg(long, conflicts_with = "to_time")]
+    pub to_revision: Option<i64>,
+    /// Restore the state as of this time, such as 2026-11-25T17:40:00Z: with all that was proposed until then.
+    #[arg(long)]
+    pub to_time: Option<jiff::Timestamp>,
     /// The member to be made.
     #[command(flatten)]
     pub member: NewMember,

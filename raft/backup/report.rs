@@ -1,6 +1,7 @@
 //! What the commands print.
 
-use super::{file::Status, flags::WriteOut, target::Outcome};
+use super::{file::Status, flags::WriteOut, reach::Way, target::Outcome};
+use crate::archive::Position;
 
 /// A file's status in etcdutl's forms.
 pub(crate) fn status(status: &Status, form: WriteOut) -> String {
@@ -31,6 +32,24 @@ pub(crate) fn restored(made: &Outcome) -> String {
          {revision}, compacted at {compacted}",
         data_dir.display()
     )
+}
+
+/// Which moment of an archive was reached.
+pub(crate) fn reached(at: Position, way: &Way) -> String {
+    format!(
+        "reached revision {} of {}, from {}",
+        at.revision,
+        time(at.time),
+        way.base.path.parent().unwrap_or(&way.base.path).display()
+    )
+}
+
+/// A time for people.
+pub(crate) fn time(milliseconds: i64) -> String {
+    match jiff::Timestamp::from_millisecond(milliseconds) {
+        Ok(time) if milliseconds > 0 => time.to_string(),
+        _ => "an unknown time".into(),
+    }
 }
 
 /// One row under its headings.

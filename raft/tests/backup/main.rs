@@ -4,6 +4,7 @@
 // Helpers of tests are tests, too.
 #![allow(clippy::unwrap_used)]
 
+mod archive;
 #[path = "../cluster/harness.rs"]
 #[allow(dead_code, reason = "the rest is for the tests beside it")]
 mod harness;
