@@ -36,7 +36,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 const JOIN: Duration = Duration::from_secs(5);
 /// How long open requests may take after a stop.
 const GRACE: Duration = Duration::from_millis(500);
-
 /// How long the databases may take to close.
 const CLOSE: Duration = Duration::from_secs(3);
 
@@ -223,11 +222,7 @@ async fn member(flags: Flags, stop: CancellationToken, until_closed: Open) -> Re
         }
     };
     tokio::select! {
-        () = stop.cancelled() => {
-            let left = leave(&node, &inside, &tasks).await;
-            Archiver::finish(archive).await;
-            left
-        }
+        () = stop.cancelled() => leave(&node, &inside, &tasks, archive).await,
         () = Archiver::run(&mut archive) => Ok(()),
         () = removed.cancelled() => Err(Error::Removed { path: path.clone() }),
         ended = group => Err(Error::Stopped(ended.unwrap_or_else(|error| error.to_string()))),
@@ -482,8 +477,13 @@ async fn compact(config: &Config, node: &Node) {
     }
 }
 
-/// A clean stop: leadership goes first, then what is under way ends.
-async fn leave(node: &Node, inside: &CancellationToken, tasks: &TaskTracker) -> Result<(), Error> {
+/// A clean stop: leadership goes first, then what is under way ends, then the archive gets the rest.
+async fn leave(
+    node: &Node,
+    inside: &CancellationToken,
+    tasks: &TaskTracker,
+    archive: Option<Archiver>,
+) -> Result<(), Error> {
     if node.leader() == Some(node.local.id) {
         match node.hand_over(None).await {
             Ok(()) => tracing::info!("handed over leadership"),
@@ -495,5 +495,6 @@ async fn leave(node: &Node, inside: &CancellationToken, tasks: &TaskTracker) -> 
     let stopped = node.local.raft.shutdown().await;
     // The time for open requests is bounded; what is left ends with its connection.
     let _ = timeout(GRACE, tasks.wait()).await;
+    Archiver::finish(archive).await;
     stopped.map_err(|error| Error::Stopped(error.to_string()))
 }

@@ -15,7 +15,7 @@ use crate::{
 use bytes::Bytes;
 use openraft::entry::RaftEntry;
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, BufWriter, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -43,7 +43,10 @@ impl Keeper {
     pub(crate) fn open(folder: &Path, head: Head) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         let lock = OpenOptions::new().create(true).append(true).mode(0o600).open(folder.join("lock"))?;
-        lock.try_lock().map_err(|error| io::Error::other(format!("another process writes here: {error}")))?;
+        // The folder is one data directory's, which is locked itself: a disk without locks will do.
+        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+            return Err(io::Error::other("another process writes here"));
+        }
         match fs::remove_file(folder.join(BASE_PART)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

@@ -93,6 +93,14 @@ pub enum BackupError {
         /// Their folders, with what they hold.
         clusters: Vec<String>,
     },
+    /// A member's number was given to two data directories: the cluster was restored more than once from one moment.
+    #[error("{} holds several histories, for its cluster was restored more than once from the same moment: give the folder of a member of the one that is meant:\n{}", path.display(), members.join("\n"))]
+    ManyHistories {
+        /// The directory.
+        path: PathBuf,
+        /// The members' folders, with what they hold.
+        members: Vec<String>,
+    },
     /// The archive does not hold the moment that was asked for.
     #[error("the archive cannot restore {goal}: {why}")]
     Unreachable {

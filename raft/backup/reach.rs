@@ -10,7 +10,7 @@ use crate::archive::{
     segment::{Reader, Record},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, fs, io,
     path::{Path, PathBuf},
 };
@@ -101,17 +101,33 @@ fn one_cluster(archive: &Path) -> Result<Folders, BackupError> {
     let path = archive.to_path_buf();
     match clusters.len() {
         0 => Err(BackupError::NoArchive { path }),
-        1 => Ok(clusters.into_values().next().unwrap_or_default()),
+        1 => one_history(path, clusters.into_values().next().unwrap_or_default()),
         _ => {
-            let clusters = clusters.iter().map(|(cluster, folders)| {
-                let ends = folders.iter().flat_map(|(_, listing)| &listing.bases).map(|base| base.at);
-                let last = ends.max_by_key(|at| at.index).unwrap_or_default();
-                let time = report::time(last.time);
-                format!("{} (revision {} of {time} and later)", cluster.display(), last.revision)
-            });
+            let clusters = clusters.iter().map(|(cluster, folders)| held(cluster, folders));
             Err(BackupError::ManyClusters { path, clusters: clusters.collect() })
         }
     }
+}
+
+/// A member's number belongs to one data directory as long as a cluster lives.
+fn one_history(path: PathBuf, folders: Folders) -> Result<Folders, BackupError> {
+    let number = |(folder, _): &(PathBuf, Listing)| {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        name.split('-').next().unwrap_or_default().to_owned()
+    };
+    let numbers: BTreeSet<String> = folders.iter().map(number).collect();
+    if numbers.len() == folders.len() {
+        return Ok(folders);
+    }
+    let members = folders.iter().map(|member| held(&member.0, std::slice::from_ref(member)));
+    Err(BackupError::ManyHistories { path, members: members.collect() })
+}
+
+/// A folder with the newest whole state that is in it.
+fn held(folder: &Path, folders: &[(PathBuf, Listing)]) -> String {
+    let bases = folders.iter().flat_map(|(_, listing)| &listing.bases).map(|base| base.at);
+    let last = bases.max_by_key(|at| at.index).unwrap_or_default();
+    format!("{} (revision {} of {} and later)", folder.display(), last.revision, report::time(last.time))
 }
 
 fn read(path: &Path, source: io::Error) -> BackupError {
@@ -157,10 +173,12 @@ fn last_mark(path: &Path) -> io::Result<Option<Position>> {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
         Err(_) => return Ok(None),
     };
-    let mut last = None;
+    let mut last: Option<Position> = None;
     while let Ok(Some(record)) = reader.next() {
         if let Record::Mark(at) = record {
-            last = Some(at);
+            // One that the others could not be asked about tells an older time than one before it.
+            let time = last.map_or(at.time, |last| last.time.max(at.time));
+            last = Some(Position { time, ..at });
         }
     }
     Ok(last)

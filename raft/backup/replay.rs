@@ -136,7 +136,7 @@ impl<'a> Replay<'a> {
                 )))
             }
             Record::Mark(at) => {
-                self.told = at.time;
+                self.told = self.told.max(at.time);
                 Ok(false)
             }
             Record::Head(_) => Ok(false),

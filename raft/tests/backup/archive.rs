@@ -355,6 +355,46 @@ async fn gauge(port: u16, name: &str) -> i64 {
     line.unwrap_or_else(|| panic!("no {name} in {text}")).trim().parse().unwrap()
 }
 
+/// Its revisions follow those of the old cluster, its archive does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_cluster_archives_apart() {
+    let place = tempfile::tempdir().unwrap();
+    let archive = place.path().join("archive");
+    let mut cluster = Cluster::started(1, flags(&archive, "")).await;
+    cluster.kv(0).put(put("old", "x")).await.unwrap();
+    let (old, keys) = read(&cluster, 0).await;
+    crate::lose_all(&mut cluster).await;
+    let before = std::fs::read_dir(&archive).unwrap().next().unwrap().unwrap().path();
+    let words = format!("restore --archive {} {}", archive.display(), crate::member(&cluster, 0));
+    store(&words).await.unwrap();
+    cluster.start(0);
+    cluster.leader().await;
+    cluster.kv(0).put(put("new", "x")).await.unwrap();
+    let (new, _) = read(&cluster, 0).await;
+    assert_eq!(new, old + BUMP + 1);
+    cluster.stop(0).await;
+    drop(cluster);
+    let mut cluster = elsewhere().await;
+    let said = restored(&mut cluster, &archive, "").await.unwrap_err();
+    assert!(said.contains("holds the archives of several clusters: give the folder of one"), "{said}");
+    assert!(said.contains(&before.display().to_string()), "{said}");
+    assert_eq!(restored(&mut cluster, &before, "").await.unwrap(), (old, keys));
+    let folders = std::fs::read_dir(&archive).unwrap().map(|entry| entry.unwrap().path());
+    let after: Vec<PathBuf> = folders.filter(|path| *path != before).collect();
+    let (reached, found) = restored(&mut cluster, &after[0], "").await.unwrap();
+    assert_eq!((reached, found.len()), (new, 2));
+    // As if the same moment had been restored for the same member once more.
+    let member = std::fs::read_dir(&after[0]).unwrap().next().unwrap().unwrap().path();
+    let name = member.file_name().unwrap().to_string_lossy().into_owned();
+    let twin = after[0].join(format!("{}-0123456789abcdef", name.split('-').next().unwrap()));
+    std::fs::create_dir(&twin).unwrap();
+    std::fs::copy(&files(&member, "base-")[0], twin.join(files(&member, "base-")[0].file_name().unwrap()))
+        .unwrap();
+    let said = restored(&mut cluster, &after[0], "").await.unwrap_err();
+    assert!(said.contains("was restored more than once") && said.contains(&name), "{said}");
+    assert_eq!(restored(&mut cluster, &member, "").await.unwrap().0, new);
+}
+
 /// A quiet time is a time that can be restored; what is older than the retention goes, with what it needs.
 #[tokio::test(flavor = "multi_thread")]
 async fn old_files_are_removed_and_what_is_within_the_retention_is_restored() {
