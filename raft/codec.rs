@@ -84,6 +84,8 @@ mod tests {
         let alarm = Command::Alarm { alarm: Alarm { kind: AlarmKind::Corrupt, member: 9 }, raise: true };
         assert_eq!(hex(&encode(&alarm)), "0107010901");
         assert_eq!(hex(&encode(&AlarmKind::DiskFull)), "0102");
+        let at = Command::At { time: 1_764_000_000_000, command: Box::new(Command::Compact(5)) };
+        assert_eq!(hex(&encode(&at)), "0108fd00d02f6d35030000030a");
     }
 
     #[test]

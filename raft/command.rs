@@ -37,6 +37,13 @@ pub(crate) enum Command {
         /// Raise, not lift.
         raise: bool,
     },
+    /// A command that changes keys or leases, with the time at which the leader proposed it.
+    At {
+        /// Milliseconds since 1970, by the leader's clock.
+        time: i64,
+        /// What is to be done.
+        command: Box<Command>,
+    },
 }
 
 impl Command {
@@ -46,6 +53,7 @@ impl Command {
         match self {
             Self::Txn(txn) => txn.any(&|op| !matches!(op, Op::Range(_))),
             Self::Member(_) | Self::Alarm { .. } => false,
+            Self::At { command, .. } => command.writes(),
             _ => true,
         }
     }
@@ -56,6 +64,7 @@ impl Command {
         match self {
             Self::Put(_) | Self::Grant { .. } => true,
             Self::Txn(txn) => txn.any(&|op| matches!(op, Op::Put(_))),
+            Self::At { command, .. } => command.grows(),
             _ => false,
         }
     }
@@ -83,6 +92,7 @@ impl fmt::Display for Command {
             Self::Revoke(_) => "revoke",
             Self::Member(_) => "member",
             Self::Alarm { .. } => "alarm",
+            Self::At { command, .. } => return command.fmt(f),
         })
     }
 }

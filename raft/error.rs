@@ -2,7 +2,7 @@
 //!
 //! Keeps true: damage and loss are told from a disk that does not do its work now, for they are not mended by waiting.
 
-use crate::flags::FlagError;
+use crate::{backup::BackupError, flags::FlagError};
 use std::{
     io,
     path::{Path, PathBuf},
@@ -89,6 +89,9 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// What was saved cannot be looked at or restored.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     /// The group cannot be started or had to stop.
     #[error("the store stopped: {0}")]
     Stopped(String),

@@ -97,6 +97,19 @@ pub struct Flags {
     /// How often watchers that asked for it are told of the progress.
     #[arg(long, value_parser = duration, default_value = "10m")]
     pub watch_progress_notify_interval: Duration,
+    /// Where every change is archived, for `trireme store restore`: best another disk or a network mount. Members may
+    /// share it.
+    #[arg(long)]
+    pub archive_dir: Option<PathBuf>,
+    /// How often the archive is brought up to date: what a loss of all members' disks may cost.
+    #[arg(long, value_parser = duration, default_value = "1s")]
+    pub archive_interval: Duration,
+    /// How often a whole state is archived: how much a restore has to go through.
+    #[arg(long, value_parser = duration, default_value = "24h")]
+    pub archive_base_interval: Duration,
+    /// How far back the archive must reach; what is needed only for before that is removed. 0: nothing is.
+    #[arg(long, value_parser = duration, default_value = "0")]
+    pub archive_retention: Duration,
 }
 
 /// What is wrong with a flag.
@@ -107,7 +120,8 @@ pub struct FlagError {
     problem: String,
 }
 
-fn wrong<T>(flag: &'static str, problem: impl Into<String>) -> Result<T, FlagError> {
+/// The error of a flag.
+pub(crate) fn wrong<T>(flag: &'static str, problem: impl Into<String>) -> Result<T, FlagError> {
     Err(FlagError { flag, problem: problem.into() })
 }
 
@@ -156,6 +170,9 @@ impl Config {
         }
         if flags.election_timeout < 5 * flags.heartbeat_interval {
             return wrong("election-timeout", "must be at least five times --heartbeat-interval");
+        }
+        if flags.archive_interval.is_zero() || flags.archive_base_interval.is_zero() {
+            return wrong("archive-interval", "and --archive-base-interval must be more than 0");
         }
         if flags.initial_advertise_peer_urls.is_empty() {
             flags.initial_advertise_peer_urls = flags.listen_peer_urls.clone();

@@ -23,6 +23,7 @@ pub(crate) const MEMBER: &str = "member";
 pub(crate) const META: &str = "meta";
 pub(crate) const ALARM: &str = "alarm";
 pub(crate) const STATE: &[u8] = b"state";
+pub(crate) const TIME: &[u8] = b"time";
 pub(crate) const INSTALLING: &[u8] = b"installing";
 pub(crate) const SNAPSHOT: &[u8] = b"snapshot";
 
@@ -92,6 +93,9 @@ pub(crate) fn write(engine: &Engine, effects: &Effects, saved: &Saved) -> io::Re
             key => batch.delete(ALARM, &key)?,
         }
     }
+    if let Some(time) = effects.time {
+        batch.put(META, TIME, &codec::encode(&time))?;
+    }
     batch.put(META, STATE, &codec::encode(saved))?;
     batch.write()
 }
@@ -107,6 +111,9 @@ pub(crate) fn load(engine: &Engine) -> io::Result<(State, Saved)> {
     }
     let mut state = State { revision: saved.revision, compacted: saved.compacted, ..State::default() };
     state.voters = saved.membership.voter_ids().collect();
+    if let Some(bytes) = engine.get(META, TIME)? {
+        state.time = codec::decode(&bytes)?;
+    }
     engine.scan(LEASE, &[], |key, value| {
         let id = key.try_into().map(i64::from_be_bytes).map_err(io::Error::other)?;
         let grant = Grant { ttl: codec::decode(value)?, number: 0 };

@@ -5,6 +5,9 @@
 //! → `machine.rs` (one thread, one atomic batch) → `mvcc.rs` (what it means, pure) → `watch.rs` (who hears of it).
 
 mod applier;
+mod archive;
+pub mod backup;
+mod cli;
 mod codec;
 mod command;
 mod engine;
@@ -41,6 +44,7 @@ mod values;
 mod watch;
 mod work;
 
+pub use cli::{Cli, store};
 pub use error::Error;
 pub use flags::{FlagError, Flags};
 pub use run::run;

@@ -4,6 +4,7 @@
 //! that this member still leads. Finding the leader and asking it is `node.rs`.
 
 use crate::{
+    archive,
     command::Command,
     lease::{Deadlines, Grant},
     machine::Machine,
@@ -148,6 +149,10 @@ impl Local {
 
     /// Proposes a command here, if this member leads.
     pub(crate) async fn propose(&self, command: Command) -> Reply {
+        let command = match command.writes() {
+            true => Command::At { time: archive::now(), command: Box::new(command) },
+            false => command,
+        };
         match self.raft.client_write(command).await {
             Ok(written) => Reply::Proposed { index: written.log_id.index, outcome: written.data },
             Err(error) => Reply::Refused(write_refusal(&error)),

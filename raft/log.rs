@@ -140,6 +140,15 @@ impl Log {
         self.shared.engine.sync()
     }
 
+    /// Makes a log that begins after an entry of which nothing is left. Only before the group is started.
+    pub(crate) fn begin(&self, after: LogId, vote: &Vote) -> io::Result<()> {
+        let mut batch = self.shared.engine.batch();
+        batch.put(META, PURGED, &codec::encode(&after))?;
+        batch.put(META, VOTE, &codec::encode(vote))?;
+        batch.write()?;
+        self.shared.engine.sync()
+    }
+
     fn read_meta<T: serde::de::DeserializeOwned>(&self, key: &[u8]) -> io::Result<Option<T>> {
         read_meta(&self.shared.engine, key)
     }
@@ -370,6 +379,13 @@ impl Log {
         }
         let shared = self.shared.clone();
         work::blocking(move || shared.read(from, to, limit)).await.flatten()
+    }
+}
+
+impl Log {
+    /// Entries of `[from, to)`, the first of them; none if they are cut off.
+    pub(crate) async fn portion(&self, from: u64, to: u64) -> io::Result<Vec<Entry>> {
+        self.read(from, to, READ_BYTES).await
     }
 }
 

@@ -7,6 +7,7 @@
 
 use crate::{
     applier::{self, Applier, Item},
+    archive::Position,
     codec,
     command::{Alarm, AlarmKind, Fault, KeyValue, Member, Outcome, Range, RangeResult, Response},
     engine::{Engine, Use},
@@ -278,6 +279,13 @@ impl Machine {
     /// What is saved with the latest batch.
     pub(crate) fn saved(&self) -> Saved {
         self.read().saved.clone()
+    }
+
+    /// The last entry applied, with the revision and the time that it led to.
+    pub(crate) fn position(&self) -> Position {
+        let inner = self.read();
+        let index = inner.saved.applied.map_or(0, |id| id.index);
+        Position { index, revision: inner.state.revision, time: inner.state.time }
     }
 
     /// Bytes of keys and values on disk, and bytes of them in use.

@@ -1,6 +1,6 @@
 //! What is measured, under etcd's names where they mean the same, and the HTTP side of health.
 
-use crate::etcd::Member;
+use crate::{archive::Position, etcd::Member};
 use axum::{
     Router,
     http::StatusCode,
@@ -24,13 +24,23 @@ pub(crate) struct Metrics {
     fsyncs: Histogram,
     pending: Gauge,
     failed: Counter,
+    archived_revision: Gauge,
+    archived_time: Gauge,
+    archive_failures: Counter,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         // etcd's buckets.
         let fsyncs = Histogram::new(exponential_buckets(0.001, 2.0, 14));
-        Self { fsyncs, pending: Gauge::default(), failed: Counter::default() }
+        Self {
+            fsyncs,
+            pending: Gauge::default(),
+            failed: Counter::default(),
+            archived_revision: Gauge::default(),
+            archived_time: Gauge::default(),
+            archive_failures: Counter::default(),
+        }
     }
 }
 
@@ -53,6 +63,17 @@ impl Metrics {
     pub(crate) fn pending(&self) -> Pending {
         self.pending.inc();
         Pending(self.pending.clone())
+    }
+
+    /// The archive is complete up to here.
+    pub(crate) fn archived(&self, at: Position) {
+        self.archived_revision.set(at.revision);
+        self.archived_time.set(at.time / 1000);
+    }
+
+    /// The archive could not be written.
+    pub(crate) fn archive_failed(&self) {
+        self.archive_failures.inc();
     }
 
     /// A proposal failed.
@@ -118,6 +139,21 @@ fn registry(member: &Member) -> Registry {
     let metrics = &member.metrics;
     registry.register("etcd_server_proposals_pending", "Proposals under way", metrics.pending.clone());
     registry.register("etcd_server_proposals_failed", "Proposals failed", metrics.failed.clone());
+    registry.register(
+        "trireme_store_archive_revision",
+        "The archive is complete up to this revision",
+        metrics.archived_revision.clone(),
+    );
+    registry.register(
+        "trireme_store_archive_time_seconds",
+        "The archive is complete up to this time",
+        metrics.archived_time.clone(),
+    );
+    registry.register(
+        "trireme_store_archive_failures",
+        "The archive could not be written",
+        metrics.archive_failures.clone(),
+    );
     registry.register("etcd_disk_wal_fsync_duration_seconds", "Syncs of the log", metrics.fsyncs.clone());
     registry
 }

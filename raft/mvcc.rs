@@ -51,6 +51,8 @@ pub(crate) struct State {
     pub(crate) alarms: BTreeSet<Alarm>,
     /// The members that vote.
     pub(crate) voters: BTreeSet<u64>,
+    /// When its newest change was proposed, in milliseconds since 1970; it never goes back. 0 if that is not known.
+    pub(crate) time: i64,
 }
 
 impl State {
@@ -78,6 +80,7 @@ impl Default for State {
             members: BTreeMap::new(),
             alarms: BTreeSet::new(),
             voters: BTreeSet::new(),
+            time: 0,
         }
     }
 }
@@ -99,6 +102,8 @@ pub(crate) struct Effects {
     pub(crate) alarms: Vec<(Alarm, bool)>,
     /// Records that compaction leaves without a reader.
     pub(crate) removed: Vec<Revision>,
+    /// The state's time, if it was told.
+    pub(crate) time: Option<i64>,
 }
 
 /// The changes of one revision.
@@ -197,6 +202,12 @@ impl Write<'_> {
                 Ok(Response::Done)
             }
             Command::Alarm { alarm, raise } => Ok(self.alarm(*alarm, *raise)),
+            Command::At { time, command } => {
+                // The clock of a new leader may be behind that of the one before.
+                self.state.time = self.state.time.max(*time);
+                self.effects.time = Some(self.state.time);
+                self.command(command)
+            }
         }
     }
 

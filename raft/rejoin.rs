@@ -6,6 +6,7 @@
 //! aside only when the group has agreed. Nothing here forms a group. What the group does is `members.rs`.
 
 use crate::{
+    backup,
     error::Error,
     flags::Config,
     identity::{self, Identity},
@@ -66,8 +67,9 @@ pub(crate) async fn place(config: &Config, transport: &Transport) -> Result<(u64
     }
 }
 
-/// Asks the others until all answered, or the time is over and at least one did (alone there is nobody to ask).
-pub(crate) async fn standing(config: &Config, transport: &Transport) -> Standing {
+/// Asks the others until all answered, or the time is over and at least one did (alone there is nobody to ask). A
+/// restored member is not taken for another one that was there before if they know it by its own `instance`.
+pub(crate) async fn standing(config: &Config, transport: &Transport, instance: Option<u64>) -> Standing {
     let others = others(config);
     let mut answered = BTreeSet::new();
     let mut group = false;
@@ -87,7 +89,9 @@ pub(crate) async fn standing(config: &Config, transport: &Transport) -> Standing
             }
             answered.insert(url);
             group |= !roster.members.is_empty();
-            if holder(config, &roster).is_some_and(|this| this.told || this.id != config.id) {
+            let another =
+                |this: &Listed| this.id != config.id || this.instance.is_some_and(|at| Some(at) != instance);
+            if holder(config, &roster).is_some_and(another) {
                 return Standing::Known;
             }
         }
@@ -155,8 +159,10 @@ async fn ask(config: &Config, transport: &Transport, url: &str, id: u64) -> io::
 /// Sets the old data aside and makes the directory of the new number.
 fn begin_again(config: &Config, cluster: u64, id: u64) -> io::Result<()> {
     let folder = identity::folder(&config.flags.data_dir);
+    let restored = backup::restored(config)?;
     let aside = identity::set_aside(&folder)?;
     identity::write(&folder, &Identity::new(cluster, id, config.id))?;
+    restored.map_or(Ok(()), |restored| restored.write(&folder))?;
     let aside = aside.as_deref().map(Path::display).map(tracing::field::display);
     tracing::warn!(
         member = format!("{id:x}"),

@@ -5,6 +5,8 @@
 //! their own, so that no client's request delays a heartbeat; a leader that is stopped hands over first.
 
 use crate::{
+    archive::Archiver,
+    backup,
     command::{Command, Member},
     engine::Open,
     error::Error,
@@ -87,7 +89,10 @@ pub async fn run(flags: Flags, stop: CancellationToken) -> Result<(), Error> {
 }
 
 async fn replace(flags: &Flags) -> io::Result<()> {
-    let config = Config::new(flags.clone()).map_err(io::Error::other)?;
+    let mut config = Config::new(flags.clone()).map_err(io::Error::other)?;
+    if let Some(cluster) = backup::restored_cluster(&config)? {
+        config.cluster = cluster;
+    }
     if flags.force_new_cluster {
         return Err(io::Error::other("--force-new-cluster: there are to be no others"));
     }
@@ -108,14 +113,10 @@ async fn member(flags: Flags, stop: CancellationToken, until_closed: Open) -> Re
     let path = config.flags.data_dir.clone();
     let disk = |source| Error::Disk { path: path.clone(), source };
     let transport = Arc::new(Transport::new(config.peer_tls.clone())?);
-    let origin = config.id;
-    let whose = whose(&mut config)?;
-    if whose.is_none() && config.joins() {
-        (config.cluster, config.id) = tokio::select! {
-            found = rejoin::place(&config, &transport) => found?,
-            () = stop.cancelled() => return Ok(()),
-        };
-    }
+    let (origin, whose) = tokio::select! {
+        found = place(&mut config, &transport) => found?,
+        () = stop.cancelled() => return Ok(()),
+    };
     let config = Arc::new(config);
     let mut peer_listeners = Vec::new();
     for url in &config.flags.listen_peer_urls {
@@ -136,7 +137,7 @@ async fn member(flags: Flags, stop: CancellationToken, until_closed: Open) -> Re
     let runtime = threads.0.as_ref().expect("there until dropped").handle().clone();
     let peers = Peers::new(config.cluster, config.id, transport.clone(), runtime.clone());
     let (raft_config, factory) = (raft_config(&config)?, peers.clone());
-    let (id, pulse) = (config.id, log.pulse());
+    let (id, pulse, entries) = (config.id, log.pulse(), log.clone());
     let started = threads.run(async move { Raft::new(id, raft_config, factory, log, applier).await });
     let raft = started.await?.map_err(|error| Error::Stopped(error.to_string()))?;
     let local = Arc::new(Local::new(id, config.cluster, raft, machine, peers.awaited.clone(), pulse));
@@ -152,11 +153,12 @@ async fn member(flags: Flags, stop: CancellationToken, until_closed: Open) -> Re
     }
     let running = node.clone().run(reads, config.election());
     let group = tasks.spawn_on(running, &runtime);
+    let mut archive = Archiver::new(&config, &node, entries, &metrics, identity.instance);
     let member = etcd::Member::new(config.clone(), node.clone(), metrics, inside.clone());
     for listener in metrics_listeners {
         tasks.spawn(serve::http(listener, crate::metrics::router(member.clone()), inside.clone()));
     }
-    let joining = join(config.clone(), node.clone(), transport.clone());
+    let joining = join(config.clone(), node.clone(), transport.clone(), identity.instance);
     let joining = async { threads.run(joining).await.flatten() };
     // Nothing is told of this member before the others were asked about it: the answer would be its own word.
     let serving = async {
@@ -169,7 +171,8 @@ async fn member(flags: Flags, stop: CancellationToken, until_closed: Open) -> Re
         }
     };
     tokio::select! {
-        () = stop.cancelled() => leave(&node, &inside, &tasks).await,
+        () = stop.cancelled() => leave(&node, &inside, &tasks, archive).await,
+        () = Archiver::run(&mut archive) => Ok(()),
         () = removed.cancelled() => Err(Error::Removed { path: path.clone() }),
         ended = group => Err(Error::Stopped(ended.unwrap_or_else(|error| error.to_string()))),
         served = serving => served,
@@ -239,8 +242,25 @@ pub(crate) fn open(
     Ok((log, machine, applier, identity))
 }
 
+/// Which cluster and which member it is: by the directory, the flags, and the others where these do not say. Returns
+/// the number that the flags give, and whose the directory is, if there is one.
+pub(crate) async fn place(
+    config: &mut Config,
+    transport: &Transport,
+) -> Result<(u64, Option<Identity>), Error> {
+    let origin = config.id;
+    let restored = backup::restored_cluster(config);
+    let restored = restored.map_err(|source| Error::of_disk(&config.flags.data_dir, source))?;
+    config.cluster = restored.unwrap_or(config.cluster);
+    let whose = whose(config)?;
+    if whose.is_none() && config.joins() {
+        (config.cluster, config.id) = rejoin::place(config, transport).await?;
+    }
+    Ok((origin, whose))
+}
+
 /// Whose the directory is, as far as the flags allow: its number is the one in the directory.
-pub(crate) fn whose(config: &mut Config) -> Result<Option<Identity>, Error> {
+fn whose(config: &mut Config) -> Result<Option<Identity>, Error> {
     let path = &config.flags.data_dir;
     let found = identity::read(&identity::folder(path)).map_err(|source| Error::of_disk(path, source))?;
     let Some(Identity { cluster, id, origin, .. }) = found else { return Ok(None) };
@@ -298,21 +318,28 @@ pub(crate) fn raft_config(config: &Config) -> Result<Arc<openraft::Config>, Erro
 }
 
 /// At the first start, forms the group with the others, unless they know this member from earlier. Until then this
-/// member does nothing for them.
+/// member does nothing for them. A restored member has a group already, but may have been restored once more after it
+/// took part in it.
 pub(crate) async fn join(
     config: Arc<Config>,
     node: Arc<Node>,
     transport: Arc<Transport>,
+    instance: u64,
 ) -> Result<(), Error> {
     let stopped = |error: &dyn std::fmt::Display| Error::Stopped(error.to_string());
     let raft = &node.local.raft;
-    if !raft.is_initialized().await.map_err(|error| stopped(&error))? {
-        match rejoin::standing(&config, &transport).await {
+    let initialized = raft.is_initialized().await.map_err(|error| stopped(&error))?;
+    let disk = |source| Error::of_disk(&config.flags.data_dir, source);
+    let restored = initialized && backup::is_fresh(&config, &node.local.machine).map_err(disk)?;
+    if !initialized || restored {
+        match rejoin::standing(&config, &transport, restored.then_some(instance)).await {
             Standing::Known => {
                 let (name, path) = (config.flags.name.clone(), config.flags.data_dir.clone());
                 return Err(Error::AlreadyBootstrapped { name, path });
             }
-            Standing::NoGroup if !config.joins() && config.initial.contains_key(&config.id) => {
+            Standing::NoGroup
+                if !initialized && !config.joins() && config.initial.contains_key(&config.id) =>
+            {
                 form(&config, raft).await.map_err(|error| stopped(&error))?;
             }
             Standing::NoGroup | Standing::Awaited => {}
@@ -381,8 +408,13 @@ async fn compact(config: &Config, node: &Node) {
     }
 }
 
-/// A clean stop: leadership goes first, then what is under way ends.
-async fn leave(node: &Node, inside: &CancellationToken, tasks: &TaskTracker) -> Result<(), Error> {
+/// A clean stop: leadership goes first, then what is under way ends, then the archive gets the rest.
+async fn leave(
+    node: &Node,
+    inside: &CancellationToken,
+    tasks: &TaskTracker,
+    archive: Option<Archiver>,
+) -> Result<(), Error> {
     if node.leader() == Some(node.local.id) {
         match node.hand_over(None).await {
             Ok(()) => tracing::info!("handed over leadership"),
@@ -394,5 +426,6 @@ async fn leave(node: &Node, inside: &CancellationToken, tasks: &TaskTracker) -> 
     let stopped = node.local.raft.shutdown().await;
     // The time for open requests is bounded; what is left ends with its connection.
     let _ = timeout(GRACE, tasks.wait()).await;
+    Archiver::finish(archive).await;
     stopped.map_err(|error| Error::Stopped(error.to_string()))
 }

@@ -7,7 +7,7 @@
 use crate::{
     codec,
     engine::Engine,
-    image::{self, ALARM, INSTALLING, KV, LEASE, MEMBER, META, STATE, Saved},
+    image::{self, ALARM, INSTALLING, KV, LEASE, MEMBER, META, STATE, Saved, TIME},
     machine::Machine,
     types::{Snapshot, SnapshotMeta},
     work::{self, mutant},
@@ -32,6 +32,9 @@ const AHEAD: usize = 8;
 /// The parts that travel, by the number they have in a chunk. New parts go to the end.
 const PARTS: [&str; 5] = [KV, LEASE, MEMBER, META, ALARM];
 
+/// What lies in a part: keys and values.
+pub(crate) type Items = Vec<(Bytes, Bytes)>;
+
 /// A snapshot's bytes.
 #[derive(Debug)]
 pub(crate) enum SnapshotData {
@@ -43,7 +46,7 @@ pub(crate) enum SnapshotData {
 
 #[derive(Deserialize, Serialize)]
 enum Chunk {
-    Items { part: u8, items: Vec<(Bytes, Bytes)> },
+    Items { part: u8, items: Items },
     End { items: u64 },
 }
 
@@ -87,7 +90,7 @@ fn pump(
         let mut items = Vec::new();
         let mut bytes = 0;
         view.scan(part, &[], |key, value| {
-            if part == META && key != STATE {
+            if part == META && key != STATE && key != TIME {
                 return Ok(true);
             }
             total += 1;
@@ -180,8 +183,11 @@ pub(crate) fn spool(data: SnapshotData, folder: &Path) -> io::Result<PathBuf> {
 }
 
 /// Visits the chunks of a file; returns what its end says, if it has one.
-fn each_chunk(path: &Path, mut visit: impl FnMut(Chunk) -> io::Result<()>) -> io::Result<Option<u64>> {
-    let mut file = BufReader::new(File::open(path)?);
+fn each_chunk(path: &Path, visit: impl FnMut(Chunk) -> io::Result<()>) -> io::Result<Option<u64>> {
+    chunks(BufReader::new(File::open(path)?), visit)
+}
+
+fn chunks(mut file: impl Read, mut visit: impl FnMut(Chunk) -> io::Result<()>) -> io::Result<Option<u64>> {
     let mut length = [0; 4];
     while file.read_exact(&mut length).is_ok() {
         let length = u32::from_be_bytes(length) as usize;
@@ -196,6 +202,22 @@ fn each_chunk(path: &Path, mut visit: impl FnMut(Chunk) -> io::Result<()>) -> io
         }
     }
     Ok(None)
+}
+
+/// Visits everything in a snapshot's chunks, part after part, and checks that none is missing.
+pub(crate) fn each_item(
+    file: impl Read,
+    mut visit: impl FnMut(&'static str, Items) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut count = 0;
+    let end = chunks(file, |chunk| {
+        let Chunk::Items { part, items } = chunk else { return Ok(()) };
+        let part = PARTS.get(usize::from(part)).ok_or_else(|| io::Error::other("an unknown part"))?;
+        count += items.len() as u64;
+        visit(part, items)
+    })?;
+    let incomplete = || io::Error::new(io::ErrorKind::UnexpectedEof, "the snapshot is not complete");
+    if end == Some(count) { Ok(()) } else { Err(incomplete()) }
 }
 
 /// Replaces the state by a file's.
@@ -220,7 +242,7 @@ fn replace(engine: &Engine, marker: &Installing) -> io::Result<()> {
         let part = PARTS.get(usize::from(part)).ok_or_else(|| io::Error::other("an unknown part"))?;
         let mut batch = engine.batch();
         for (key, value) in items {
-            if *part == META {
+            if *part == META && key == STATE {
                 saved = codec::decode(&value)?;
             } else {
                 batch.put(part, &key, &value)?;
@@ -251,4 +273,14 @@ pub(crate) fn resume(engine: &Engine, folder: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The chunks of parts, as they travel.
+#[cfg(test)]
+pub(crate) fn chunks_of(parts: &[(&'static str, Items)]) -> Vec<Vec<u8>> {
+    let number = |part: &str| (0u8..).zip(PARTS).find(|(_, known)| *known == part).unwrap().0;
+    let chunk =
+        |(part, items): &(&'static str, Items)| Chunk::Items { part: number(part), items: items.clone() };
+    let total = parts.iter().map(|(_, items)| items.len() as u64).sum();
+    parts.iter().map(chunk).chain([Chunk::End { items: total }]).map(|chunk| codec::encode(&chunk)).collect()
 }

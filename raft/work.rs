@@ -4,7 +4,7 @@
 //! mutants' switches are off at compile time. In a simulation all of it runs in the simulated member, one thing at a
 //! time, so that a seed replays exactly. What is done is left to the callers.
 
-use std::{io, ops::ControlFlow, sync::mpsc::channel, thread};
+use std::{io, ops::ControlFlow, sync::mpsc::channel, thread, time::SystemTime};
 use tokio::{sync::mpsc, task};
 
 /// Whether a mutant of the simulator is to misbehave here: never, in a program.
@@ -95,4 +95,13 @@ pub(crate) fn here<T>(work: impl FnOnce() -> T) -> T {
         return work();
     }
     task::block_in_place(work)
+}
+
+/// The time of day.
+pub(crate) fn clock() -> SystemTime {
+    #[cfg(test)]
+    if turmoil::in_simulation() {
+        return SystemTime::UNIX_EPOCH + turmoil::since_epoch().unwrap_or_default();
+    }
+    SystemTime::now()
 }

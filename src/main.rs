@@ -33,7 +33,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Component {
     /// The replicated store (the etcd role).
-    Store(raft::Flags),
+    Store(Box<raft::Cli>),
     /// The API server.
     KubeApiserver(Box<apiserver::Flags>),
     /// The scheduler.
@@ -61,7 +61,7 @@ fn boxed<E: Into<Failure>>(work: impl Future<Output = Result<(), E>> + 'static) 
 impl Component {
     fn run(self, stop: CancellationToken) -> Work {
         match self {
-            Self::Store(flags) => boxed(raft::run(flags, stop)),
+            Self::Store(flags) => boxed(raft::store(*flags, stop)),
             Self::KubeApiserver(flags) => boxed(apiserver::run(*flags, stop)),
             Self::KubeScheduler(flags) => boxed(scheduler::run(flags, stop)),
             Self::KubeControllerManager(flags) => boxed(controllers::run(flags, stop)),

@@ -2,6 +2,7 @@
 
 use super::{Member, VERSION, errors, kv, pb};
 use crate::{
+    backup::file::Framing,
     command::{Alarm, AlarmKind, Command, Response as Response_},
     image,
     machine::Machine,
@@ -11,14 +12,10 @@ use crate::{
 use bytes::Bytes;
 use futures::{StreamExt, stream::BoxStream};
 use openraft::async_runtime::watch::WatchReceiver;
-use sha2::{Digest, Sha256};
 use std::{io, sync::Arc};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
-
-/// A snapshot's file is a multiple of this, and its hash.
-const SNAPSHOT_BLOCK: usize = 512;
 
 impl Member {
     /// The alarms raised of a kind, or all.
@@ -84,8 +81,7 @@ fn wire(kind: AlarmKind) -> pb::AlarmType {
     }
 }
 
-/// The state of this moment as a file's bytes: a snapshot's chunks, each after its length, zeros up to a multiple
-/// of a block, and the SHA-256 of all that, by which etcdctl knows a whole file.
+/// The state of this moment as a file's bytes.
 async fn stream_snapshot(
     machine: Arc<Machine>,
     header: Option<pb::ResponseHeader>,
@@ -95,25 +91,18 @@ async fn stream_snapshot(
     let SnapshotData::Live(mut chunks) = snapshot::live(machine).await?.snapshot else {
         return Err(io::Error::other("a live snapshot is not a file"));
     };
-    let (mut digest, mut sent) = (Sha256::new(), 0);
+    let mut framing = Framing::default();
     // The size is known at the end only: until then what remains is estimated, and never nothing.
     let send = async |blob: Bytes, remaining_bytes: u64| {
         replies.send(Ok(pb::SnapshotResponse { header, remaining_bytes, blob })).await.is_ok()
     };
     while let Some(chunk) = chunks.recv().await {
-        let chunk = chunk?;
-        let length = u32::try_from(chunk.len()).map_err(io::Error::other)?.to_be_bytes();
-        let blob: Bytes = [&length, chunk.as_ref()].concat().into();
-        digest.update(&blob);
-        sent += blob.len();
-        if !send(blob, estimate.saturating_sub(sent as u64).max(1)).await {
+        let blob = framing.chunk(&chunk?)?;
+        if !send(blob, estimate.saturating_sub(framing.bytes()).max(1)).await {
             return Ok(());
         }
     }
-    let mut tail = vec![0; sent.next_multiple_of(SNAPSHOT_BLOCK) - sent];
-    digest.update(&tail);
-    tail.extend(digest.finalize());
-    send(tail.into(), 0).await;
+    send(framing.end(), 0).await;
     Ok(())
 }
 

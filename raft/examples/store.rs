@@ -1,4 +1,5 @@
-//! One member of the store as a program of its own, for trying it out: `cargo run -p raft --example store -- --name m1 …`.
+//! The store as a program of its own, for trying it out: `cargo run -p raft --example store -- --name m1 …` is a member,
+//! `… -- snapshot status FILE` a tool.
 
 use clap::Parser;
 use tokio_util::sync::CancellationToken;
@@ -6,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Parser)]
 struct Command {
     #[command(flatten)]
-    flags: raft::Flags,
+    cli: raft::Cli,
 }
 
 #[tokio::main]
@@ -17,7 +18,7 @@ async fn main() -> Result<(), raft::Error> {
         .init();
     // Set before anything else uses TLS; a second provider would be a bug here.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let flags = Command::parse().flags;
+    let cli = Command::parse().cli;
     let stop = CancellationToken::new();
     let asked = stop.clone();
     tokio::spawn(async move {
@@ -29,7 +30,7 @@ async fn main() -> Result<(), raft::Error> {
         }
         asked.cancel();
     });
-    raft::run(flags, stop)
+    raft::store(cli, stop)
         .await
         .inspect_err(|error| eprintln!("{error}: {:?}", std::error::Error::source(error)))
 }

@@ -150,8 +150,8 @@ pub(crate) struct Listed {
     pub(crate) id: u64,
     /// Where peers reach it.
     pub(crate) urls: Vec<String>,
-    /// It has taken part: it has told the group who it is.
-    pub(crate) told: bool,
+    /// What its data directory is known by. It has taken part then: it has told the group who it is.
+    pub(crate) instance: Option<u64>,
 }
 
 /// The four connections to a peer.

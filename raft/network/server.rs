@@ -12,6 +12,7 @@ use crate::{
     codec,
     local::Local,
     members::{self, Change, MemberFault},
+    mvcc::State,
     obituary,
     snapshot::Spool,
     types::{PeerNode, Snapshot, SnapshotMeta, Vote},
@@ -19,7 +20,7 @@ use crate::{
 };
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt, poll, stream::SplitStream};
-use std::{io, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{collections::BTreeMap, io, pin::pin, sync::Arc, task::Poll, time::Duration};
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -135,9 +136,10 @@ fn greet(request: &Request, local: &Local) -> Result<u64, Reply> {
 
 /// Who the members are, for one who is none yet.
 async fn roster(local: &Arc<Local>) -> io::Result<Reply> {
-    let told = local.machine.look(|state| state.members.keys().copied().collect::<Vec<_>>()).await?;
+    let told = |state: &State| state.members.values().map(|member| (member.id, member.instance)).collect();
+    let told: BTreeMap<u64, u64> = local.machine.look(told).await?;
     let members = members::known(&local.membership()).into_iter();
-    let listed = |m: members::Known| Listed { told: told.contains(&m.id), id: m.id, urls: m.urls };
+    let listed = |m: members::Known| Listed { instance: told.get(&m.id).copied(), id: m.id, urls: m.urls };
     Ok(Reply::Roster(Roster { cluster: local.cluster, members: members.map(listed).collect() }))
 }
 

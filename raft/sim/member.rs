@@ -15,7 +15,6 @@ use crate::{
     metrics::Metrics,
     network::{self, Peers, Transport},
     node::Node,
-    rejoin,
     run::{self as real},
     types::Raft,
 };
@@ -83,11 +82,7 @@ pub(super) async fn run(world: Rc<World>, seat: usize) -> turmoil::Result {
 async fn member(world: &Rc<World>, seat: usize, joined: Option<&[usize]>) -> Result<(), Error> {
     let mut config = config(world, seat, joined);
     let transport = Arc::new(Transport::new(None)?);
-    let origin = config.id;
-    let whose = real::whose(&mut config)?;
-    if whose.is_none() && config.joins() {
-        (config.cluster, config.id) = rejoin::place(&config, &transport).await?;
-    }
+    let (origin, whose) = real::place(&mut config, &transport).await?;
     let config = Arc::new(config);
     world.starting.set(seat);
     let whose = |config: &Config| whose.map_or_else(|| real::found(config, origin), Ok);
@@ -112,7 +107,7 @@ async fn member(world: &Rc<World>, seat: usize, joined: Option<&[usize]>) -> Res
     let served = etcd::Member::new(config.clone(), node.clone(), Metrics::default(), stop);
     world.running.borrow_mut()[seat] = Some(served.clone());
     let working = async {
-        real::join(config.clone(), node.clone(), transport).await?;
+        real::join(config.clone(), node.clone(), transport, identity.instance).await?;
         tokio::select! {
             () = real::publish(&config, &node, identity.instance) => Ok(()),
             () = client::all(world, seat, &served) => Ok(()),

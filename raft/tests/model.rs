@@ -229,6 +229,7 @@ impl Plain {
             Command::Grant { .. } => Err(Fault::LeaseExists),
             Command::Revoke(id) => self.revoke(*id, &mut changes),
             Command::Member(_) | Command::Alarm { .. } => Ok(Response::Done),
+            Command::At { command, .. } => return self.apply(command),
         };
         if !changes.is_empty() {
             self.revisions.push(changes);
