@@ -118,8 +118,10 @@ fn write_certificates(folder: &Path) {
     }
 }
 
+/// Values that do not compress, so that what they take on the disk does not depend on when they get there.
 fn put(key: &str, bytes: usize) -> pb::PutRequest {
-    pb::PutRequest { key: key.to_owned().into(), value: vec![b'v'; bytes].into(), ..Default::default() }
+    let value: Vec<u8> = rand::random_iter().take(bytes).collect();
+    pb::PutRequest { key: key.to_owned().into(), value: value.into(), ..Default::default() }
 }
 
 fn check<T: std::fmt::Debug>(asked: Result<T, Status>, code: Code, text: &str) {
