@@ -51,7 +51,7 @@ fn config(world: &World, seat: usize, joined: Option<&[usize]>) -> Config {
     let command = Command::try_parse_from(arguments.split_whitespace()).unwrap();
     let mut config = Config::new(command.flags).unwrap();
     for peer in config.initial.values_mut() {
-        peer.urls = vec![format!("http://{}:{PORT}", peer.name)];
+        peer.urls = vec![format!("https://{}:{PORT}", peer.name)];
     }
     config.flags.initial_advertise_peer_urls = vec![url(seat)];
     config

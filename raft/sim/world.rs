@@ -329,9 +329,9 @@ pub(super) fn name(seat: usize) -> String {
     format!("m{seat}")
 }
 
-/// Where peers reach the member at a seat.
+/// Where peers reach the member at a seat. Only https is taken for another host; the simulated wire has no TLS.
 pub(super) fn url(seat: usize) -> String {
-    format!("http://{}:{PORT}", name(seat))
+    format!("https://{}:{PORT}", name(seat))
 }
 
 /// Where members listen for each other.
