@@ -39,7 +39,7 @@ enum Component {
     /// The scheduler.
     KubeScheduler(scheduler::Flags),
     /// The controllers.
-    KubeControllerManager(controllers::Flags),
+    KubeControllerManager(Box<controllers::Flags>),
     /// The node agent.
     Kubelet(kubelet::Flags),
     /// The service proxy.
@@ -64,7 +64,7 @@ impl Component {
             Self::Store(flags) => boxed(raft::store(*flags, stop)),
             Self::KubeApiserver(flags) => boxed(apiserver::run(*flags, stop)),
             Self::KubeScheduler(flags) => boxed(scheduler::run(flags, stop)),
-            Self::KubeControllerManager(flags) => boxed(controllers::run(flags, stop)),
+            Self::KubeControllerManager(flags) => boxed(controllers::run(*flags, stop)),
             Self::Kubelet(flags) => boxed(kubelet::run(flags, stop)),
             Self::KubeProxy(flags) => boxed(proxy::run(flags, stop)),
             Self::Dns(flags) => boxed(dns::run(flags, stop)),
