@@ -102,8 +102,11 @@ impl Run<'_> {
         self.faults.heal(&mut self.sim, &world);
         let after = "after all harm has ended";
         if self.until(PATIENCE, after, |world| serving(world, healed)).is_err() {
-            // A member that was given a number which is none any more waits for ever. Started again it finds out.
-            self.faults.restart(&mut self.sim, &world, &silent(&world, healed));
+            let stranded = stranded(&world);
+            // A known gap: a member that was given a number which is none any more waits for ever and is not told.
+            let silent = silent(&world, healed);
+            self.faults.restart(&mut self.sim, &world, &silent);
+            stranded.iter().for_each(|seat| world.left(*seat, "stranded-members"));
             self.until(HEALED, after, |world| serving(world, healed))?;
         }
         world.quiet.set(true);
@@ -178,6 +181,18 @@ fn silent(world: &World, since: u64) -> Vec<usize> {
         history.calls.iter().rev().take_while(|call| call.begun.0 > since).filter(fresh).count() >= 3
     };
     world.members().into_iter().filter(|seat| !serves(*seat)).collect()
+}
+
+/// Members that never had a word from a leader, under numbers that none of the others knows.
+fn stranded(world: &World) -> Vec<usize> {
+    let running = world.running.borrow();
+    let members = || running.iter().flatten().map(|served| &served.node.local);
+    let known = |id| members().any(|local| local.membership().nodes().any(|(known, _)| *known == id));
+    let lost = |seat: &usize| {
+        let served = running[*seat].as_ref();
+        served.is_some_and(|served| served.node.local.machine.applied() == 0 && !known(served.config.id))
+    };
+    world.members().into_iter().filter(lost).collect()
 }
 
 fn serving(world: &World, since: u64) -> Checked {

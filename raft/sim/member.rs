@@ -122,7 +122,7 @@ async fn member(world: &Rc<World>, seat: usize, joined: Option<&[usize]>) -> Res
 
 impl World {
     /// A seat's member is none any more. Its disk is not used again.
-    fn left(&self, seat: usize, how: &'static str) {
+    pub(super) fn left(&self, seat: usize, how: &'static str) {
         self.seats.borrow_mut()[seat] = Seat::Free;
         self.replace_disk(seat);
         self.count(how);
