@@ -10,6 +10,7 @@ use crate::{
     error::Error,
     flags::Config,
     identity::{self, Identity},
+    local::Local,
     network::{self, Listed, Refusal, Replacement, Reply, Roster, Transport},
 };
 use std::{collections::BTreeSet, io, path::Path, time::Duration};
@@ -19,6 +20,8 @@ use tokio::time::{Instant, sleep};
 const JOIN: Duration = Duration::from_secs(5);
 /// How long a majority of the others may take to agree on a replacement.
 const REPLACE: Duration = Duration::from_secs(30);
+/// How often a member that waits for the group asks whether it is still waited for.
+const LOOK: Duration = Duration::from_secs(1);
 /// Pause between two rounds of questions.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -46,17 +49,25 @@ fn holder<'a>(config: &Config, roster: &'a Roster) -> Option<&'a Listed> {
     roster.members.iter().find(|member| member.urls.iter().any(|url| own.contains(url)))
 }
 
-/// The cluster and the number of a member that was added, from the others.
+/// Where else members are.
+fn more<'a>(config: &Config, roster: &'a Roster) -> impl Iterator<Item = String> + 'a {
+    let own = config.own_urls();
+    let urls = roster.members.iter().flat_map(|member| member.urls.clone());
+    urls.filter(move |url| !own.contains(url))
+}
+
+/// The cluster and the number of a member that was added, from whoever leads: others may not have heard of it yet, or
+/// know who was there before.
 pub(crate) async fn place(config: &Config, transport: &Transport) -> Result<(u64, u64), Error> {
+    let mut others = others(config);
     let start = Instant::now();
     loop {
-        for url in others(config) {
+        for url in others.clone() {
             match network::roster(transport, &url).await {
-                Ok(roster) => {
-                    if let Some(this) = holder(config, &roster) {
-                        return Ok((roster.cluster, this.id));
-                    }
-                }
+                Ok(roster) => match holder(config, &roster) {
+                    Some(this) if roster.certain => return Ok((roster.cluster, this.id)),
+                    _ => others.extend(more(config, &roster)),
+                },
                 Err(error) => tracing::debug!(url, %error, "waiting for a member"),
             }
         }
@@ -65,6 +76,29 @@ pub(crate) async fn place(config: &Config, transport: &Transport) -> Result<(u64
         }
         sleep(PAUSE).await;
     }
+}
+
+/// Watches over a member that waits for its first word from the group: returns when whoever leads says that its place
+/// is another's, or nobody's. A member with a word from the group is told by itself.
+pub(crate) async fn forgotten(config: &Config, transport: &Transport, local: &Local) -> Error {
+    let path = || config.flags.data_dir.clone();
+    let mut others = others(config);
+    while local.membership().nodes().next().is_none() {
+        sleep(LOOK).await;
+        for url in others.clone() {
+            let Ok(roster) = network::roster(transport, &url).await else { continue };
+            others.extend(more(config, &roster));
+            match holder(config, &roster).map(|this| this.id) {
+                _ if !roster.certain || roster.cluster != config.cluster => {}
+                None => return Error::Removed { path: path() },
+                Some(id) if id != config.id => {
+                    return Error::AlreadyBootstrapped { name: config.flags.name.clone(), path: path() };
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    std::future::pending().await
 }
 
 /// Asks the others until all answered, or the time is over and at least one did (alone there is nobody to ask). A
@@ -87,12 +121,15 @@ pub(crate) async fn standing(config: &Config, transport: &Transport, instance: O
                 tracing::warn!(url, "cluster ID mismatch: is --initial-cluster or its token another there?");
                 continue;
             }
-            answered.insert(url);
             group |= !roster.members.is_empty();
-            let another =
-                |this: &Listed| this.id != config.id || this.instance.is_some_and(|at| Some(at) != instance);
-            if holder(config, &roster).is_some_and(another) {
-                return Standing::Known;
+            match holder(config, &roster) {
+                // Who lags behind knows who was there before.
+                Some(this) if this.id != config.id && !roster.certain => continue,
+                Some(this) if this.id != config.id => return Standing::Known,
+                Some(this) if this.instance.is_some_and(|at| Some(at) != instance) => {
+                    return Standing::Known;
+                }
+                _ => _ = answered.insert(url),
             }
         }
         sleep(PAUSE / 2).await;
@@ -117,7 +154,7 @@ pub(crate) async fn replace(config: &Config) -> io::Result<()> {
             match ask(config, &transport, &url, id).await {
                 Ok(Asked::Done(cluster)) => return begin_again(config, cluster, id),
                 Ok(Asked::Refused(reason, urls)) => {
-                    others.extend(urls.into_iter().filter(|url| !own.contains(url)));
+                    others.extend(urls);
                     why = io::Error::other(reason);
                 }
                 Err(error) => tracing::debug!(url, %error, "waiting for a member"),
@@ -137,7 +174,7 @@ enum Asked {
 
 async fn ask(config: &Config, transport: &Transport, url: &str, id: u64) -> io::Result<Asked> {
     let roster = network::roster(transport, url).await?;
-    let urls = roster.members.iter().flat_map(|member| member.urls.clone()).collect();
+    let urls = more(config, &roster).collect();
     if !config.joins() && roster.cluster != config.cluster {
         return Ok(Asked::Refused("the others are of another cluster".into(), Vec::new()));
     }

@@ -168,6 +168,7 @@ async fn member(flags: Flags, stop: CancellationToken, until_closed: Open) -> Re
         tokio::select! {
             served = clients.serve(member.clone(), inside.clone()) => served,
             () = publish(&config, &node, identity.instance) => Ok(()),
+            error = rejoin::forgotten(&config, &transport, &node.local) => Err(error),
         }
     };
     tokio::select! {

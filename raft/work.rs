@@ -101,7 +101,7 @@ pub(crate) fn here<T>(work: impl FnOnce() -> T) -> T {
 pub(crate) fn clock() -> SystemTime {
     #[cfg(test)]
     if turmoil::in_simulation() {
-        return SystemTime::UNIX_EPOCH + turmoil::since_epoch().unwrap_or_default();
+        return SystemTime::UNIX_EPOCH + turmoil::sim_elapsed().unwrap_or_default();
     }
     SystemTime::now()
 }

@@ -141,6 +141,8 @@ pub(crate) struct Roster {
     pub(crate) cluster: u64,
     /// Its members; none before the group is formed.
     pub(crate) members: Vec<Listed>,
+    /// Whoever says this leads, and a majority has just confirmed it. Others may lag behind.
+    pub(crate) certain: bool,
 }
 
 /// A member in a roster.

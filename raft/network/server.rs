@@ -21,11 +21,13 @@ use crate::{
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt, poll, stream::SplitStream};
 use std::{collections::BTreeMap, io, pin::pin, sync::Arc, task::Poll, time::Duration};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Replies in line to be written; a peer that does not read them is not read from either.
 const REPLIES: usize = 1024;
+/// How long a majority may take to confirm that this member leads.
+const CONFIRM: Duration = Duration::from_millis(500);
 /// Pause after a failed accept, so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -136,11 +138,13 @@ fn greet(request: &Request, local: &Local) -> Result<u64, Reply> {
 
 /// Who the members are, for one who is none yet.
 async fn roster(local: &Arc<Local>) -> io::Result<Reply> {
+    let certain = timeout(CONFIRM, local.linearizable()).await.is_ok_and(|confirmed| confirmed.is_ok());
     let told = |state: &State| state.members.values().map(|member| (member.id, member.instance)).collect();
     let told: BTreeMap<u64, u64> = local.machine.look(told).await?;
     let members = members::known(&local.membership()).into_iter();
     let listed = |m: members::Known| Listed { instance: told.get(&m.id).copied(), id: m.id, urls: m.urls };
-    Ok(Reply::Roster(Roster { cluster: local.cluster, members: members.map(listed).collect() }))
+    let members = members.map(listed).collect();
+    Ok(Reply::Roster(Roster { cluster: local.cluster, members, certain }))
 }
 
 /// Gives a new number to a member that lost its data. Only who is at its URLs may ask for that.

@@ -15,6 +15,7 @@ use crate::{
     metrics::Metrics,
     network::{self, Peers, Transport},
     node::Node,
+    rejoin,
     run::{self as real},
     types::Raft,
 };
@@ -63,7 +64,9 @@ pub(super) async fn run(world: Rc<World>, seat: usize) -> turmoil::Result {
     world.starts.borrow_mut()[seat] += 1;
     let ended = Box::pin(member(&world, seat, joined.as_deref())).await;
     world.running.borrow_mut()[seat] = None;
-    world.history.borrow_mut().tick(&("member ended", seat, &ended));
+    // Where the directory lies differs from run to run.
+    let told = format!("{ended:?}").replace(&world.data_dir(seat).display().to_string(), "");
+    world.history.borrow_mut().tick(&("member ended", seat, told));
     match ended {
         Ok(()) | Err(Error::Stopped(_)) => {}
         Err(Error::Removed { .. }) => world.left(seat, "removed-members"),
@@ -107,10 +110,11 @@ async fn member(world: &Rc<World>, seat: usize, joined: Option<&[usize]>) -> Res
     let served = etcd::Member::new(config.clone(), node.clone(), Metrics::default(), stop);
     world.running.borrow_mut()[seat] = Some(served.clone());
     let working = async {
-        real::join(config.clone(), node.clone(), transport, identity.instance).await?;
+        real::join(config.clone(), node.clone(), transport.clone(), identity.instance).await?;
         tokio::select! {
             () = real::publish(&config, &node, identity.instance) => Ok(()),
             () = client::all(world, seat, &served) => Ok(()),
+            error = rejoin::forgotten(&config, &transport, &node.local) => Err(error),
         }
     };
     tokio::select! {
