@@ -166,7 +166,7 @@ async fn leases_end_by_the_leader_and_outlive_it() {
     let leader = cluster.leader().await;
     let other = (leader + 1) % 3;
     let mut lease = LeaseClient::new(cluster.channel(other));
-    let granted = lease.lease_grant(pb::LeaseGrantRequest { ttl: 2, id: 0 }).await.unwrap().into_inner();
+    let granted = lease.lease_grant(pb::LeaseGrantRequest { ttl: 10, id: 0 }).await.unwrap().into_inner();
     let kept = lease.lease_grant(pb::LeaseGrantRequest { ttl: 60, id: 0 }).await.unwrap().into_inner();
     let mut kv = cluster.kv(other);
     kv.put(pb::PutRequest { lease: granted.id, ..put("short", "") }).await.unwrap();
@@ -175,7 +175,7 @@ async fn leases_end_by_the_leader_and_outlive_it() {
     cluster.leader().await;
     let start = Instant::now();
     while keys(&mut kv).await != ["long"] {
-        assert!(start.elapsed() < Duration::from_secs(20), "a lease did not end");
+        assert!(start.elapsed() < Duration::from_secs(60), "a lease did not end");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let again = kv.put(pb::PutRequest { lease: granted.id, ..put("short", "") }).await.unwrap_err();
