@@ -3,7 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[path = "ports.rs"]
+mod ports;
+
 use clap::Parser;
+use ports::free_port;
 use raft::etcd::pb::{
     self, kv_client::KvClient, maintenance_client::MaintenanceClient, watch_client::WatchClient,
     watch_request::RequestUnion,
@@ -52,10 +56,6 @@ impl Drop for Store {
         // How it ended is looked at where it matters.
         let _ = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(task));
     }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Store {

@@ -1,6 +1,10 @@
 //! The members of one cluster in this process, over real sockets and disks and mutual TLS between them.
 
+#[path = "../ports.rs"]
+mod ports;
+
 use clap::Parser;
+pub(crate) use ports::free_port;
 use raft::etcd::pb::{self, kv_client::KvClient, maintenance_client::MaintenanceClient};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use std::{
@@ -43,10 +47,6 @@ pub(crate) struct Cluster {
     pub(crate) flags: &'static str,
     /// The members that the cluster began with; those after them were added.
     pub(crate) first: usize,
-}
-
-pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 pub(crate) fn write_certificates(folder: &Path) {

@@ -9,8 +9,12 @@
 mod generate;
 mod side;
 
+#[path = "../ports.rs"]
+mod ports;
+
 use clap::Parser;
 use generate::{Generator, Now, Op};
+use ports::free_port;
 use raft::etcd::pb;
 use side::{Answer, Side};
 use std::{
@@ -73,10 +77,6 @@ type Counts = BTreeMap<String, usize>;
 struct Args {
     #[command(flatten)]
     flags: raft::Flags,
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// An etcd of one member, ended with the test.
