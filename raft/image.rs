@@ -6,7 +6,7 @@
 use crate::{
     codec,
     command::Member,
-    engine::{Batch, Engine},
+    engine::{Batch, Engine, Use},
     lease::{Grant, Lease},
     mvcc::{Effects, State},
     revision::{KeyRange, Revision},
@@ -15,7 +15,7 @@ use crate::{
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeSet, io};
+use std::{collections::BTreeSet, io, path::Path};
 
 pub(crate) const KV: &str = "kv";
 pub(crate) const LEASE: &str = "lease";
@@ -58,6 +58,18 @@ impl Default for Saved {
 /// Marks in a batch that the state is a snapshot's.
 pub(crate) fn mark_snapshot(batch: &mut Batch<'_>) -> io::Result<()> {
     batch.put(META, SNAPSHOT, &[])
+}
+
+/// Opens or makes the state's database in a member's folder.
+pub(crate) fn open(folder: &Path) -> io::Result<Engine> {
+    Engine::open(&folder.join("state"), &[KV, LEASE, MEMBER, META, ALARM], Use::State)
+}
+
+/// Removes records, all or none of them.
+pub(crate) fn remove(engine: &Engine, records: &[Revision]) -> io::Result<()> {
+    let mut batch = engine.batch();
+    records.iter().try_for_each(|revision| batch.delete(KV, &revision.to_bytes()))?;
+    batch.write()
 }
 
 /// The revision of a record by its key.

@@ -2,16 +2,16 @@
 //!
 //! Keeps true: a batch of log entries, the number of the last of them and the revision are written in one atomic
 //! batch, so a restart repeats none and leaves none out; readers see a batch whole or not at all; watchers hear of
-//! a change after readers can see it. Nothing is safe on the disk here: the log can repeat what a crash takes. What commands mean
-//! is `mvcc.rs`, what lies on disk `image.rs`; moving the state to another member is `snapshot.rs`.
+//! a change after readers can see it. Nothing is safe on the disk here: the log can repeat what a crash takes. What
+//! commands mean is `mvcc.rs`, what lies on disk `image.rs`; moving the state to another member is `snapshot.rs`.
 
 use crate::{
     applier::{self, Applier, Item},
     archive::Position,
     codec,
     command::{Alarm, AlarmKind, Fault, KeyValue, Member, Outcome, Range, RangeResult, Response},
-    engine::{Engine, Use},
-    image::{self, ALARM, KV, LEASE, MEMBER, META, SNAPSHOT, Saved, revision_of},
+    engine::Engine,
+    image::{self, KV, META, SNAPSHOT, Saved, revision_of},
     lease::{Grant, Lease},
     mvcc::{self, Change, Commit, Effects, State, Values},
     query,
@@ -87,7 +87,7 @@ impl Machine {
     pub(crate) fn open(folder: &Path) -> io::Result<(Arc<Self>, Applier)> {
         let spool = folder.join("snap");
         std::fs::create_dir_all(&spool)?;
-        let engine = Engine::open(&folder.join("state"), &[KV, LEASE, MEMBER, META, ALARM], Use::State)?;
+        let engine = image::open(folder)?;
         snapshot::resume(&engine, &spool)?;
         let (state, saved) = image::load(&engine)?;
         let mut inner = Inner { state, saved };
@@ -448,14 +448,10 @@ impl Machine {
 /// in between brings no key back.
 fn scrub_turn(engine: &Engine, removing: &RwLock<()>, Scrub { removed, done }: Scrub) -> ControlFlow<()> {
     for chunk in removed.chunks(SCRUB) {
-        let mut batch = engine.batch();
         let alone = removing.write().unwrap_or_else(PoisonError::into_inner);
-        let written = chunk
-            .iter()
-            .try_for_each(|revision| batch.delete(KV, &revision.to_bytes()))
-            .and_then(|()| batch.write());
+        let removed = image::remove(engine, chunk);
         drop(alone);
-        if let Err(error) = written {
+        if let Err(error) = removed {
             tracing::error!(%error, "compacted records cannot be removed; they go after a restart");
             return ControlFlow::Break(());
         }

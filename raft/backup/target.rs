@@ -9,7 +9,7 @@
 use super::{BackupError, flags::NewMember};
 use crate::{
     codec,
-    engine::{Batch, Engine, Use},
+    engine::{Batch, Engine},
     flags::Config,
     identity::{self, Identity},
     image::{self, ALARM, KV, LEASE, MEMBER, META, STATE, Saved},
@@ -139,7 +139,7 @@ impl Target {
     fn open_state(&self) -> io::Result<Engine> {
         let folder = self.folder();
         fs::DirBuilder::new().mode(0o700).create(&folder)?;
-        let engine = Engine::open(&folder.join("state"), &[KV, LEASE, MEMBER, META, ALARM], Use::State)?;
+        let engine = image::open(&folder)?;
         if let Some(open) = &self.open {
             engine.keep(open.clone());
         }
@@ -269,14 +269,7 @@ fn forget(batch: &mut Batch<'_>, part: &'static str) -> io::Result<()> {
 /// Removes the records that nobody can ask for any more.
 fn drop_history(engine: &Engine, state: &mut State) -> io::Result<()> {
     let garbage: Vec<Revision> = state.index.compact(state.compacted);
-    for chunk in garbage.chunks(BATCH) {
-        let mut batch = engine.batch();
-        for revision in chunk {
-            batch.delete(KV, &revision.to_bytes())?;
-        }
-        batch.write()?;
-    }
-    Ok(())
+    garbage.chunks(BATCH).try_for_each(|chunk| image::remove(engine, chunk))
 }
 
 /// Files are for their owner alone, and on the disk.
