@@ -257,13 +257,13 @@ fn proxy(_: &Layout, host: &Host) -> Vec<String> {
 }
 
 /// `kubelet/config.yaml`: what upstream takes from the file only. All hosts share the machine's disk, which is not
-/// theirs to keep a tenth of free.
+/// theirs to keep a tenth of free; `up` begins only where there is room.
 pub(crate) fn kubelet_config(host: &Host) -> String {
     format!(
         "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nauthentication:\n  x509:\n    \
          clientCAFile: {ca}\n  webhook:\n    enabled: true\n  anonymous:\n    enabled: false\nauthorization:\n  mode: \
          Webhook\ncgroupDriver: cgroupfs\nclusterDNS:\n- 10.96.0.10\nclusterDomain: cluster.local\n\
-         evictionHard:\n  memory.available: 100Mi\n  nodefs.available: 1%\nnodeLeaseDurationSeconds: 10\nnodeStatusUpdateFrequency: 2s\npodLogsDir: {logs}\nresolvConf: {resolv}\n\
+         evictionHard:\n  memory.available: 100Mi\n  nodefs.available: 1Gi\nnodeLeaseDurationSeconds: 10\nnodeStatusUpdateFrequency: 2s\npodLogsDir: {logs}\nresolvConf: {resolv}\n\
          serverTLSBootstrap: true\nrotateCertificates: true\n",
         ca = host.path("pki/ca.crt"),
         resolv = host.path("resolv.conf"),

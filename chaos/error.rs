@@ -140,6 +140,18 @@ pub enum Error {
         /// The port.
         port: u16,
     },
+    /// The machine's disk has too little room for a cluster.
+    #[error(
+        "only {free} MB free in {folder}: a cluster needs {least} MB, on a fuller disk its nodes take no pods"
+    )]
+    DiskFull {
+        /// Where the sandbox is to be.
+        folder: String,
+        /// What is free there, in MB.
+        free: u64,
+        /// What must be, in MB.
+        least: u64,
+    },
     /// The running sandbox has another shape than the one asked for.
     #[error(
         "sandbox {name} exists with {there}, not {asked}: deploy/down --name {name} first, or use another --name"

@@ -8,6 +8,8 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::statvfs::statvfs;
+
 use super::{Sandbox, on_each, read_spec};
 use crate::layout::Layout;
 use crate::{
@@ -17,6 +19,10 @@ use crate::{
 
 /// How long each part of the cluster may take to become ready, at worst.
 const LIMIT: Duration = Duration::from_secs(90);
+
+/// Room that a cluster needs, in MB: images and members' databases, and what keeps kubelets from reporting
+/// `DiskPressure`.
+const ROOM: u64 = 3072;
 
 /// What to make.
 #[derive(Clone, Debug)]
@@ -225,7 +231,17 @@ fn check(root: &Path, name: &str, spec: &Spec) -> Result<Layout> {
     if !running && TcpListener::bind(("127.0.0.1", spec.port)).is_err() {
         return Err(Error::PortTaken { port: spec.port });
     }
+    let free = free(root)?;
+    if free < ROOM {
+        return Err(Error::DiskFull { folder: text(root), free, least: ROOM });
+    }
     Ok(layout)
+}
+
+/// MB that are free on a folder's disk.
+fn free(folder: &Path) -> Result<u64> {
+    let found = statvfs(folder).map_err(|error| Error::file("look at", folder)(error.into()))?;
+    Ok((found.blocks_available() * found.fragment_size()) >> 20)
 }
 
 /// Brings an archive in, once until it changes.

@@ -2,6 +2,7 @@
 //!
 //! It runs in a copy of `deploy/`, so that "nothing" is all of a folder.
 
+use chaos::{Sandbox, Spec, Steps};
 use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -125,4 +126,22 @@ fn the_port_is_taken() {
         "error: port {port} of 127.0.0.1 is taken by another program: stop it, or choose another with --port"
     );
     copy.refuses(copy.up(&[], &options), &expect);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_disk_is_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let mount =
+        |args: &[&str]| Command::new(args[0]).args(&args[1..]).arg(folder.path()).status().unwrap().success();
+    assert!(mount(&["mount", "-t", "tmpfs", "-o", "size=64m", "small"]));
+    let spec = Spec { masters: 1, workers: 1, port: 17444, binary: "/bin/true".into() };
+    let made = Sandbox::make(folder.path(), "full", &spec, &Steps::quiet());
+    let left = std::fs::read_dir(folder.path()).unwrap().count();
+    assert!(mount(&["umount"]));
+    let expect = format!(
+        "only 64 MB free in {}: a cluster needs 3072 MB, on a fuller disk its nodes take no pods",
+        folder.path().display()
+    );
+    assert_eq!((made.err().map(|error| error.to_string()), left), (Some(expect), 0));
 }
