@@ -12,6 +12,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+/// Rust's and RocksDB's: a put costs the store's members 5 to 10 % less processor time than with glibc's, a member's memory
+/// is 7 % more (`tests/bench`).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The Kubernetes release whose API this build serves.
 const VERSION: &str = "v1.35.0+trireme";
 
