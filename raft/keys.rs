@@ -4,7 +4,7 @@
 //! Keeps true: a count is exact at every revision. A chunk's own number is used only for readers who see all of its
 //! changes; for others its keys are looked at one by one. What a history means is left to `index.rs`.
 
-use crate::{index::History, revision::KeyRange};
+use crate::{heads::Heads, index::History, revision::KeyRange};
 use bytes::Bytes;
 use std::ops::Bound;
 
@@ -17,12 +17,15 @@ type Item = (Bytes, History);
 #[derive(Default)]
 pub(crate) struct Keys {
     chunks: Vec<Chunk>,
+    /// Of the first keys of all chunks but the first, which takes whatever is before the second.
+    heads: Heads,
 }
 
 struct Chunk {
-    /// No key of this chunk is before it (but for the first chunk's), no key of the chunk before is after it.
+    /// No key of this chunk is before it, no key of the chunk before is after it. The first chunk's is not looked at.
     first: Bytes,
     items: Vec<Item>,
+    heads: Heads,
     /// How many are alive now.
     alive: usize,
     /// The newest revision that changed one.
@@ -34,7 +37,30 @@ impl Chunk {
         let first = items.first().map(|(key, _)| key.clone()).unwrap_or_default();
         let alive = items.iter().filter(|(_, history)| history.live().is_some()).count();
         let newest = items.iter().map(|(_, history)| history.newest()).max().unwrap_or_default();
-        Self { first, items, alive, newest }
+        let heads = Heads::new(items.iter().map(|(key, _)| key.as_ref()));
+        Self { first, items, heads, alive, newest }
+    }
+
+    /// Where a key is, or where it belongs.
+    fn find(&self, key: &[u8]) -> Result<usize, usize> {
+        let first = self.items.first().map(|(key, _)| key.as_ref()).unwrap_or_default();
+        let near = self.heads.narrow(key, first);
+        let found = self.items[near.clone()].binary_search_by(|(other, _)| other.as_ref().cmp(key));
+        found.map(|at| near.start + at).map_err(|at| near.start + at)
+    }
+
+    fn insert(&mut self, at: usize, key: &[u8]) {
+        let first = self.items.first().map(|(key, _)| key.as_ref()).unwrap_or_default();
+        let known = self.heads.insert(at, key, first);
+        // A copy: the key given may be a piece of a whole request.
+        self.items.insert(at, (Bytes::copy_from_slice(key), History::default()));
+        if !known {
+            self.head();
+        }
+    }
+
+    fn head(&mut self) {
+        self.heads = Heads::new(self.items.iter().map(|(key, _)| key.as_ref()));
     }
 
     /// How many of a part of this chunk's keys are alive at a revision.
@@ -52,6 +78,7 @@ impl Chunk {
         let half = if added + 1 == self.items.len() { added } else { self.items.len() / 2 };
         let second = Self::new(self.items.split_off(half));
         self.alive -= second.alive;
+        self.head();
         second
     }
 }
@@ -60,8 +87,7 @@ impl Keys {
     /// A key's history.
     pub(crate) fn get(&self, key: &[u8]) -> Option<&History> {
         let chunk = self.chunks.get(self.chunk_of(key))?;
-        let at = chunk.items.binary_search_by(|(other, _)| other.as_ref().cmp(key)).ok()?;
-        Some(&chunk.items[at].1)
+        Some(&chunk.items[chunk.find(key).ok()?].1)
     }
 
     /// Changes a key's history at a revision; a key that is not there yet begins with an empty one.
@@ -71,11 +97,10 @@ impl Keys {
             self.chunks.push(Chunk::new(Vec::new()));
         }
         let chunk = &mut self.chunks[number];
-        let (at, new) = match chunk.items.binary_search_by(|(other, _)| other.as_ref().cmp(key)) {
+        let (at, new) = match chunk.find(key) {
             Ok(at) => (at, false),
             Err(at) => {
-                // A copy: the key given may be a piece of a whole request.
-                chunk.items.insert(at, (Bytes::copy_from_slice(key), History::default()));
+                chunk.insert(at, key);
                 (at, true)
             }
         };
@@ -86,7 +111,12 @@ impl Keys {
         chunk.newest = chunk.newest.max(main);
         if new && chunk.items.len() > CHUNK {
             let second = chunk.split(at);
+            let first = self.chunks.get(1).map(|chunk| chunk.first.as_ref()).unwrap_or_default();
+            let known = self.heads.insert(number, &second.first, first);
             self.chunks.insert(number + 1, second);
+            if !known {
+                self.head();
+            }
         }
         changed
     }
@@ -116,12 +146,21 @@ impl Keys {
                 _ => kept.push(chunk),
             }
         }
+        kept.iter_mut().for_each(Chunk::head);
         self.chunks = kept;
+        self.head();
+    }
+
+    fn head(&mut self) {
+        self.heads = Heads::new(self.chunks.iter().skip(1).map(|chunk| chunk.first.as_ref()));
     }
 
     /// The chunk that a key belongs to.
     fn chunk_of(&self, key: &[u8]) -> usize {
-        self.chunks.partition_point(|chunk| chunk.first.as_ref() <= key).saturating_sub(1)
+        let Some((_, later)) = self.chunks.split_first() else { return 0 };
+        let first = later.first().map(|chunk| chunk.first.as_ref()).unwrap_or_default();
+        let near = self.heads.narrow(key, first);
+        near.start + later[near].partition_point(|chunk| chunk.first.as_ref() <= key)
     }
 
     /// What lies within a range, chunk by chunk.
@@ -142,8 +181,11 @@ impl Keys {
     fn place(&self, bound: Bound<&[u8]>, is_end: bool) -> (usize, usize) {
         let before = |key: &[u8], and_itself: bool| {
             let number = self.chunk_of(key);
-            let within = |other: &[u8]| if and_itself { other <= key } else { other < key };
-            (number, self.chunks[number].items.partition_point(|(other, _)| within(other)))
+            let at = match self.chunks[number].find(key) {
+                Ok(at) => at + usize::from(and_itself),
+                Err(at) => at,
+            };
+            (number, at)
         };
         match bound {
             Bound::Included(key) => before(key, is_end),

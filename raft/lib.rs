@@ -14,6 +14,7 @@ mod engine;
 mod error;
 pub mod etcd;
 mod flags;
+mod heads;
 mod identity;
 mod image;
 mod index;
