@@ -4,6 +4,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=etcd/rpc.proto");
     println!("cargo:rerun-if-changed=etcd/health.proto");
     let files = protox::compile(["rpc.proto", "health.proto"], ["etcd"])?;
-    tonic_prost_build::configure().bytes(".").compile_fds(files)?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .codec_path("crate::etcd::fitting::Fitting")
+        .compile_fds(files)?;
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! so that every member makes the same of it; its bytes in the log are frozen in `codec.rs`. New variants go to
 //! the end. How they take effect is `mvcc.rs`.
 
+use crate::record::Record;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -244,20 +245,26 @@ pub(crate) enum Target {
     Lease(i64),
 }
 
-/// A key at a revision. A deletion is one without version.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+/// A key at a revision. A deletion is one without version. As a message it is etcd's `KeyValue`.
+#[derive(Clone, Deserialize, Eq, PartialEq, prost::Message, Serialize)]
 pub(crate) struct KeyValue {
     /// The key.
+    #[prost(bytes = "bytes", tag = "1")]
     pub(crate) key: Bytes,
     /// The value.
+    #[prost(bytes = "bytes", tag = "5")]
     pub(crate) value: Bytes,
     /// The revision that created it.
+    #[prost(int64, tag = "2")]
     pub(crate) create: i64,
     /// The revision that wrote it last.
+    #[prost(int64, tag = "3")]
     pub(crate) modified: i64,
     /// Writes since it was created, from 1; 0 in a record of a deletion.
+    #[prost(int64, tag = "4")]
     pub(crate) version: i64,
     /// The lease it belongs to, or 0.
+    #[prost(int64, tag = "6")]
     pub(crate) lease: i64,
 }
 
@@ -344,7 +351,7 @@ pub(crate) enum Response {
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub(crate) struct RangeResult {
     /// The keys.
-    pub(crate) kvs: Vec<KeyValue>,
+    pub(crate) kvs: Vec<Record>,
     /// The limit left some out.
     pub(crate) more: bool,
     /// How many there are in the range.

@@ -9,6 +9,7 @@ use crate::{
     engine::{Batch, Engine, Use},
     lease::{Grant, Lease},
     mvcc::{Effects, State},
+    record,
     revision::{KeyRange, Revision},
     types::{LogId, Membership},
     work::mutant,
@@ -85,7 +86,7 @@ pub(crate) fn write(engine: &Engine, effects: &Effects, saved: &Saved) -> io::Re
         std::mem::replace(&mut batch, engine.batch()).write()?;
     }
     for (revision, kv) in &effects.records {
-        batch.put(KV, &revision.to_bytes(), &codec::encode(kv.as_ref()))?;
+        batch.put(KV, &revision.to_bytes(), &record::encode(kv))?;
     }
     for (id, ttl) in &effects.leases {
         match ttl {
@@ -142,7 +143,7 @@ pub(crate) fn load(engine: &Engine) -> io::Result<(State, Saved)> {
         Ok(true)
     })?;
     engine.scan(KV, &[], |key, value| {
-        state.index.restore(revision_of(key)?, &codec::decode(value)?);
+        state.index.restore(revision_of(key)?, &record::decode(value)?);
         Ok(true)
     })?;
     if mutant!(RevisionFromKeys) {

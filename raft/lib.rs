@@ -32,6 +32,7 @@ mod node;
 mod obituary;
 mod pulse;
 mod query;
+mod record;
 mod rejoin;
 mod revision;
 mod run;

@@ -8,13 +8,12 @@
 use crate::{
     applier::{self, Applier, Item},
     archive::Position,
-    codec,
     command::{Alarm, AlarmKind, Fault, KeyValue, Member, Outcome, Range, RangeResult, Response},
     engine::Engine,
     image::{self, KV, META, SNAPSHOT, Saved, revision_of},
     lease::{Grant, Lease},
     mvcc::{self, Change, Commit, Effects, State, Values},
-    query,
+    query, record,
     revision::Revision,
     snapshot::{self, SnapshotData},
     types::{Entry, Membership, SnapshotMeta},
@@ -223,7 +222,7 @@ impl Machine {
                 commits.push(Commit { revision: at.main, changes: Vec::new() });
             }
             bytes += value.len();
-            let kv: KeyValue = codec::decode(value)?;
+            let kv = record::decode(value)?;
             let prev = inner.state.index.before(&kv.key, at).filter(|_| kv.create < at.main);
             if let Some(commit) = commits.last_mut().filter(|_| inner.state.index.knows(&kv.key, at)) {
                 commit.changes.push(Change { kv: Arc::new(kv), prev });
@@ -310,7 +309,7 @@ impl Machine {
                 return Ok(false);
             }
             let kept = place.main > compacted || {
-                let kv: KeyValue = codec::decode(value)?;
+                let kv = record::decode(value)?;
                 inner.state.index.knows(&kv.key, place)
             };
             if kept {

@@ -12,6 +12,7 @@ use crate::{
     index::{Index, Live, Written},
     lease::{self, Grant, Lease, Leases},
     query::{check_revision_in_txn, find, holds},
+    record::Record,
     revision::{KeyRange, Revision},
 };
 use bytes::Bytes;
@@ -27,8 +28,8 @@ pub(crate) trait Values {
     fn load(&self, revision: Revision) -> io::Result<Option<Arc<KeyValue>>>;
 
     /// The records of many revisions, in their order.
-    fn load_all(&self, revisions: &[Revision]) -> io::Result<Vec<Option<KeyValue>>> {
-        let load = |revision: &Revision| Ok(self.load(*revision)?.map(Arc::unwrap_or_clone));
+    fn records(&self, revisions: &[Revision]) -> io::Result<Vec<Option<Record>>> {
+        let load = |revision: &Revision| Ok(self.load(*revision)?.as_deref().map(Record::from));
         revisions.iter().map(load).collect()
     }
 }

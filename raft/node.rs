@@ -9,6 +9,7 @@ use crate::{
     local::Local,
     members::{self, Change, MemberFault},
     network::{LaneError, Peers, Refusal, Reply, Request},
+    query,
     work::{self, mutant},
 };
 use openraft::ServerState;
@@ -24,6 +25,8 @@ const RETRY: Duration = Duration::from_millis(10);
 const LOOK: Duration = Duration::from_millis(50);
 /// How often the leader looks for leases whose time is over.
 const LEASES: Duration = Duration::from_millis(100);
+/// Values that are read on the threads that serve clients: a page of a list in Kubernetes, some tenths of a millisecond.
+const FEW: usize = 500;
 
 /// Why a request got no answer.
 #[derive(Debug, thiserror::Error)]
@@ -327,8 +330,8 @@ impl Node {
     /// Reads the state as this member has it.
     pub(crate) async fn range(&self, query: Range) -> Result<(i64, Result<RangeResult, Fault>), NodeError> {
         let machine = &self.local.machine;
-        // One key is read at once; what may take long, or may have to wait for a lock, goes to its own thread.
-        if query.end.is_empty() && machine.is_idle() {
+        // What is soon read is read at once; what may take long, or may have to wait for a lock, goes to its own thread.
+        if query::most(&query).is_some_and(|most| most <= FEW) && machine.is_idle() {
             return machine.range(&query).map_err(NodeError::Disk);
         }
         let machine = machine.clone();

@@ -8,6 +8,7 @@ use crate::{
     command::{Compare, Comparison, Fault, KeyValue, Range, RangeResult, Sort, SortBy, Target},
     index::{Index, Live},
     mvcc::{State, Values},
+    record::Record,
     revision::{KeyRange, Revision},
     work::mutant,
 };
@@ -94,11 +95,19 @@ impl Found {
 
     /// Reads the values and puts them in order.
     pub(crate) fn read(self, query: &Range, values: &dyn Values) -> io::Result<RangeResult> {
+        let missing =
+            || io::Error::new(io::ErrorKind::InvalidData, "a value that the index knows is not on disk");
+        let records = values.records(&self.places)?.into_iter().map(|record| record.ok_or_else(missing));
+        if query.sort.is_none() && !query.keys_only && !filtered(query) {
+            return Ok(RangeResult {
+                kvs: records.collect::<io::Result<_>>()?,
+                more: self.more,
+                count: self.count,
+            });
+        }
         let mut kvs = Vec::with_capacity(self.places.len());
-        for kv in values.load_all(&self.places)? {
-            let mut kv = kv.ok_or_else(|| {
-                io::Error::new(io::ErrorKind::InvalidData, "a value that the index knows is not on disk")
-            })?;
+        for record in records {
+            let mut kv = record?.open()?;
             if !matches(query, &kv) {
                 continue;
             }
@@ -118,7 +127,7 @@ impl Found {
         if query.keys_only {
             kvs.iter_mut().for_each(|kv| kv.value = Bytes::new());
         }
-        Ok(RangeResult { kvs, more, count: self.count })
+        Ok(RangeResult { kvs: kvs.iter().map(Record::from).collect(), more, count: self.count })
     }
 }
 
@@ -140,6 +149,15 @@ pub(crate) fn find(index: &Index, query: &Range, at: i64) -> Found {
     let count = if places.len() < collect { places.len() } else { index.count(&range, at) };
     let more = !query.count_only && places.len() < count;
     Found { places, count: i64::try_from(count).unwrap_or(i64::MAX), more }
+}
+
+/// How many values a query reads at most, if it says so.
+pub(crate) fn most(query: &Range) -> Option<usize> {
+    match limit(query) {
+        _ if query.end.is_empty() => Some(1),
+        limit if query.sort.is_none() && !filtered(query) => limit,
+        _ => None,
+    }
 }
 
 fn limit(query: &Range) -> Option<usize> {

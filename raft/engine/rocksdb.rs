@@ -112,15 +112,19 @@ impl Engine {
     ) -> io::Result<()> {
         let mut at = self.db.raw_iterator_cf(&self.handle(part)?);
         for (place, key) in keys.iter().map(AsRef::as_ref).enumerate() {
-            for _ in 0..STEPS {
-                if at.key().is_some_and(|found| found < key) {
-                    at.next();
+            let mut steps = 0;
+            while at.key().is_none_or(|found| found < key) {
+                // Where nothing is, the iterator is at its end, or was never set.
+                if steps == STEPS || !at.valid() {
+                    at.seek(key);
+                    break;
                 }
+                at.next();
+                steps += 1;
             }
-            if at.key().is_none_or(|found| found < key) {
-                at.seek(key);
+            if !at.valid() {
+                at.status().map_err(failed)?;
             }
-            at.status().map_err(failed)?;
             visit(place, at.item().filter(|(found, _)| *found == key).map(|(_, value)| value))?;
         }
         Ok(())

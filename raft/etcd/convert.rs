@@ -6,6 +6,7 @@ use crate::{
         Compare, Comparison, Delete, KeyValue, Op, Put, Range, RangeResult, Response, Sort, SortBy, Target,
         Txn,
     },
+    record::Record,
     revision::KeyRange,
 };
 use bytes::Bytes;
@@ -211,7 +212,7 @@ pub(super) fn key_value(kv: KeyValue) -> pb::KeyValue {
 
 /// A read's result, on the wire.
 pub(super) fn range_response(header: Option<pb::ResponseHeader>, found: RangeResult) -> pb::RangeResponse {
-    let kvs = found.kvs.into_iter().map(key_value).collect();
+    let kvs = found.kvs.into_iter().map(Record::into_bytes).collect();
     pb::RangeResponse { header, kvs, more: found.more, count: found.count }
 }
 

@@ -9,6 +9,7 @@ mod bind;
 mod cluster;
 mod convert;
 mod errors;
+mod fitting;
 mod health;
 mod kv;
 mod lease;
@@ -33,6 +34,16 @@ use tonic::{Status, metadata::MetadataMap};
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod pb {
     tonic::include_proto!("etcdserverpb");
+
+    impl RangeResponse {
+        /// The keys, of which the answer has the bytes.
+        ///
+        /// # Errors
+        /// When the bytes of one are no `KeyValue`.
+        pub fn key_values(&self) -> Result<Vec<KeyValue>, prost::DecodeError> {
+            self.kvs.iter().map(|bytes| prost::Message::decode(bytes.clone())).collect()
+        }
+    }
 
     /// gRPC's health protocol, compiled from `health.proto`.
     pub mod health {

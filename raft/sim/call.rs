@@ -26,7 +26,8 @@ pub(super) async fn serve(server: &Member, op: Op) -> Result<Answer, Status> {
         }
         Op::Read { revision: at, serializable } => {
             let reply = server.range(Request::new(everything(at, serializable))).await?.into_inner();
-            Ok(Answer { revision: revision(reply.header), done: true, kvs: reply.kvs })
+            let kvs = reply.key_values().expect("members send messages");
+            Ok(Answer { revision: revision(reply.header), done: true, kvs })
         }
         Op::Compact { revision: at } => {
             let request = pb::CompactionRequest { revision: at, ..Default::default() };
@@ -102,7 +103,9 @@ fn swap(key: &Bytes, expect: i64, value: Bytes) -> pb::TxnRequest {
 
 fn read_by(op: pb::ResponseOp) -> Vec<pb::KeyValue> {
     match op.response {
-        Some(pb::response_op::Response::ResponseRange(range)) => range.kvs,
+        Some(pb::response_op::Response::ResponseRange(range)) => {
+            range.key_values().expect("members send messages")
+        }
         _ => Vec::new(),
     }
 }

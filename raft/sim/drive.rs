@@ -232,9 +232,10 @@ fn agreed(world: &World) -> Result<(), String> {
             return Err(format!("{} has another hash than others: {hash:?}, {first:?}", name(seat)));
         }
         let (_, found) = machine.range(&everything()).map_err(|error| error.to_string())?;
-        let found: Vec<_> =
-            found.iter().flat_map(|found| &found.kvs).map(|kv| (&kv.key, &kv.value)).collect();
-        if !last.values().map(|kv| (&kv.key, &kv.value)).eq(found.iter().copied()) {
+        let found: Vec<_> = found.iter().flat_map(|found| &found.kvs).collect();
+        let found = found.iter().map(|record| record.open()).collect::<Result<Vec<_>, _>>();
+        let found = found.map_err(|error| error.to_string())?;
+        if !last.values().map(|kv| (&kv.key, &kv.value)).eq(found.iter().map(|kv| (&kv.key, &kv.value))) {
             return Err(format!("{} holds {found:?} instead of {last:?}", name(seat)));
         }
     }

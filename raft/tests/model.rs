@@ -6,6 +6,7 @@ use crate::command::{
     Command, Compare, Comparison, Delete, Fault, KeyValue, Op, Outcome, Put, Range, RangeResult, Response,
     Sort, SortBy, Target, Txn,
 };
+use crate::record::Record;
 use bytes::Bytes;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -91,7 +92,7 @@ impl Plain {
         if query.keys_only {
             kvs.iter_mut().for_each(|kv| kv.value = Bytes::new());
         }
-        RangeResult { kvs, more, count }
+        RangeResult { kvs: kvs.iter().map(Record::from).collect(), more, count }
     }
 
     fn readable(&self, revision: i64) -> Result<(), Fault> {

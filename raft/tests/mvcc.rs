@@ -45,6 +45,10 @@ impl Store {
     }
 }
 
+fn open(found: &RangeResult) -> Vec<KeyValue> {
+    found.kvs.iter().map(|record| record.open().unwrap()).collect()
+}
+
 fn bytes(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
 }
@@ -104,7 +108,7 @@ fn revisions_move_only_with_changes() {
 #[test]
 fn versions_and_revisions_of_a_key_follow_etcd() {
     let mut store = filled();
-    let read = |store: &Store| store.read(&Range { key: bytes("a"), ..Range::default() }).unwrap().kvs;
+    let read = |store: &Store| open(&store.read(&Range { key: bytes("a"), ..Range::default() }).unwrap());
     let a = read(&store).remove(0);
     assert_eq!((a.create, a.modified, a.version, &a.value[..]), (2, 5, 2, &b"4"[..]));
     store.apply(&Command::Delete(delete("a", "")));
@@ -181,7 +185,8 @@ fn a_read_within_a_transaction_sees_what_it_wrote() {
     let outcome = store.apply(&Command::Txn(Txn { success, ..Txn::default() }));
     let Ok(Response::Txn { responses, .. }) = outcome.result else { panic!("{outcome:?}") };
     let Response::Range(found) = &responses[1] else { panic!("{responses:?}") };
-    assert_eq!((&found.kvs[0].value[..], found.kvs[0].modified), (&b"new"[..], 6));
+    let found = open(found);
+    assert_eq!((&found[0].value[..], found[0].modified), (&b"new"[..], 6));
 }
 
 #[test]
@@ -189,7 +194,7 @@ fn ranges_are_limited_sorted_and_filtered() {
     let store = filled();
     let check = |query: Range, keys: &str, more: bool, count: i64| {
         let found = store.read(&query).unwrap();
-        let found_keys: String = found.kvs.iter().map(|kv| String::from_utf8_lossy(&kv.key)).collect();
+        let found_keys: String = open(&found).iter().map(|kv| String::from_utf8_lossy(&kv.key)).collect();
         assert_eq!((found_keys.as_str(), found.more, found.count), (keys, more, count), "{query:?}");
     };
     let by = |by, descending| Some(Sort { by, descending, after_limit: false });

@@ -5,6 +5,7 @@ use crate::{
     command::{Command, Put},
     engine::{Open, memory::Disk},
     log::Log,
+    record::Record,
     types::TypeConfig,
 };
 use openraft::{
@@ -158,11 +159,11 @@ fn check_values(place: Place) {
         wanted.extend([Revision { main: 3, sub: 5 }, Revision { main: 1, sub: 0 }]);
         wanted.sort_unstable_by_key(|revision| revision.main * 7919 % 401);
         let expect: Vec<_> =
-            wanted.iter().map(|r| view.load(*r).unwrap().map(|kv| KeyValue::clone(&kv))).collect();
-        assert_eq!(view.load_all(&wanted).unwrap(), expect, "every {step}");
+            wanted.iter().map(|r| view.load(*r).unwrap().map(|kv| Record::from(&*kv))).collect();
+        assert_eq!(view.records(&wanted).unwrap(), expect, "every {step}");
         assert_eq!(expect.iter().flatten().count(), (2..302).step_by(step).count());
     }
-    assert_eq!(view.load_all(&[]).unwrap(), []);
+    assert_eq!(view.records(&[]).unwrap(), []);
 }
 
 #[tokio::test(flavor = "multi_thread")]

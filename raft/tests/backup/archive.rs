@@ -80,7 +80,7 @@ async fn read(cluster: &Cluster, number: usize) -> (i64, Keys) {
     let begun = Instant::now();
     loop {
         if let Ok(found) = cluster.kv(number).range(all()).await.map(tonic::Response::into_inner) {
-            let keys = found.kvs.into_iter().map(|kv| (kv.key.to_vec(), kv)).collect();
+            let keys = found.key_values().unwrap().into_iter().map(|kv| (kv.key.to_vec(), kv)).collect();
             return (found.header.unwrap().revision, keys);
         }
         assert!(begun.elapsed() < PATIENCE, "no linearizable read");

@@ -37,7 +37,8 @@ async fn write_history(cluster: &Cluster) {
 /// Everything, with the revision.
 async fn content(cluster: &Cluster, number: usize) -> (i64, Vec<pb::KeyValue>) {
     let found = cluster.kv(number).range(all()).await.unwrap().into_inner();
-    (found.header.unwrap().revision, found.kvs)
+    let kvs = found.key_values().unwrap();
+    (found.header.unwrap().revision, kvs)
 }
 
 async fn watch(cluster: &Cluster, number: usize, start_revision: i64) -> Streaming<pb::WatchResponse> {
@@ -221,7 +222,10 @@ async fn a_member_of_the_old_cluster_is_a_stranger() {
     }
     let local = pb::RangeRequest { serializable: true, ..all() };
     let stale = cluster.kv(2).range(local).await.unwrap().into_inner();
-    assert!(stale.header.unwrap().revision < BUMP && stale.kvs.iter().any(|kv| kv.key == "lost"));
+    assert!(
+        stale.key_values().unwrap().iter().any(|kv| kv.key == "lost")
+            && stale.header.unwrap().revision < BUMP
+    );
     let mut status = MaintenanceClient::new(cluster.channel(2));
     assert_eq!(status.status(pb::StatusRequest {}).await.unwrap().into_inner().leader, 0);
 }

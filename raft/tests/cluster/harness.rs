@@ -253,5 +253,5 @@ pub(crate) fn all() -> pb::RangeRequest {
 
 pub(crate) async fn keys(kv: &mut KvClient<Channel>) -> Vec<String> {
     let found = kv.range(all()).await.unwrap().into_inner();
-    found.kvs.iter().map(|kv| String::from_utf8_lossy(&kv.key).into_owned()).collect()
+    found.key_values().unwrap().iter().map(|kv| String::from_utf8_lossy(&kv.key).into_owned()).collect()
 }

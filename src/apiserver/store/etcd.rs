@@ -350,7 +350,7 @@ impl Kv for Etcd {
                 async move { kv(channel).range(led(request)).await }
             })
             .await?;
-        Ok(wire::page(answer.into_inner()))
+        wire::page(answer.get_ref())
     }
 
     async fn txn(&self, txn: Txn) -> KvResult<Done> {
@@ -363,7 +363,7 @@ impl Kv for Etcd {
                 async move { kv(channel).txn(led(request)).await }
             })
             .await?;
-        Ok(wire::done(answer.into_inner()))
+        wire::done(answer.into_inner())
     }
 
     async fn watch(&self, prefix: &str, from: u64) -> KvResult<WatchStream> {

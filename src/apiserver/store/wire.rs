@@ -16,13 +16,18 @@ pub(super) fn range(range: Range) -> pb::RangeRequest {
     }
 }
 
-pub(super) fn page(answer: pb::RangeResponse) -> Page {
-    Page {
+pub(super) fn page(answer: &pb::RangeResponse) -> KvResult<Page> {
+    Ok(Page {
         revision: revision(answer.header.as_ref()),
-        kvs: answer.kvs.into_iter().map(key_value).collect(),
+        kvs: key_values(answer).map_err(KvError::Unavailable)?,
         more: answer.more,
         count: answer.count.max(0) as u64,
-    }
+    })
+}
+
+fn key_values(answer: &pb::RangeResponse) -> Result<Vec<KeyValue>, String> {
+    let kvs = answer.key_values().map_err(|error| format!("its answer cannot be read: {error}"))?;
+    Ok(kvs.into_iter().map(key_value).collect())
 }
 
 pub(super) fn revision(header: Option<&pb::ResponseHeader>) -> u64 {
@@ -86,21 +91,26 @@ fn op(op: Op) -> pb::RequestOp {
     pb::RequestOp { request: Some(request) }
 }
 
-pub(super) fn done(answer: pb::TxnResponse) -> Done {
+pub(super) fn done(answer: pb::TxnResponse) -> KvResult<Done> {
     let result = |op: pb::ResponseOp| match op.response {
         Some(response_op::Response::ResponseRange(range)) => {
-            OpResult::Get(range.kvs.into_iter().next().map(key_value))
+            key_values(&range).map(|kvs| OpResult::Get(kvs.into_iter().next()))
         }
         Some(response_op::Response::ResponseDeleteRange(delete)) => {
-            OpResult::Delete(delete.deleted.max(0) as u64)
+            Ok(OpResult::Delete(delete.deleted.max(0) as u64))
         }
-        _ => OpResult::Put,
+        _ => Ok(OpResult::Put),
     };
-    Done {
+    Ok(Done {
         succeeded: answer.succeeded,
         revision: revision(answer.header.as_ref()),
-        results: answer.responses.into_iter().map(result).collect(),
-    }
+        results: answer
+            .responses
+            .into_iter()
+            .map(result)
+            .collect::<Result<_, _>>()
+            .map_err(KvError::Unknown)?,
+    })
 }
 
 /// The request that begins a watch.
