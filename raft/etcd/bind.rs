@@ -5,10 +5,15 @@
 
 use super::{Member, pb};
 use crate::{error::Error, flags::Config, run};
-use axum::{middleware::map_response, response::Response};
-use futures::stream::SelectAll;
+use futures::{FutureExt, TryFutureExt, future::BoxFuture, stream::SelectAll};
 use serve::Tls;
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -18,6 +23,7 @@ use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Status,
+    codegen::Service,
     service::Routes,
     transport::{Server, server::Connected},
 };
@@ -57,17 +63,7 @@ impl Listeners {
             tasks.spawn(accept(listener, tls, connections));
             incoming.push(ReceiverStream::new(accepted));
         }
-        let limit = member.config.flags.max_request_bytes + OVERHEAD;
-        let kv = pb::kv_server::KvServer::from_arc(member.clone()).max_decoding_message_size(limit);
-        let mut routes = Routes::new(kv)
-            .add_service(pb::watch_server::WatchServer::from_arc(member.clone()))
-            .add_service(pb::lease_server::LeaseServer::from_arc(member.clone()))
-            .add_service(pb::cluster_server::ClusterServer::from_arc(member.clone()))
-            .add_service(pb::maintenance_server::MaintenanceServer::from_arc(member.clone()))
-            .add_service(pb::auth_server::AuthServer::from_arc(member.clone()))
-            .add_service(pb::health::health_server::HealthServer::from_arc(member.clone()));
-        let router = routes.axum_router_mut();
-        *router = std::mem::take(router).layer(map_response(in_etcds_words));
+        let routes = Routes::from(axum::Router::new().fallback_service(Services(member.clone())));
         let served = Server::builder()
             .http2_keepalive_interval(Some(KEEP_ALIVE.0))
             .http2_keepalive_timeout(Some(KEEP_ALIVE.1))
@@ -82,10 +78,59 @@ impl Listeners {
     }
 }
 
+/// All services, by the first part of a request's path.
+#[derive(Clone)]
+struct Services(Arc<Member>);
+
+type Response = http::Response<tonic::body::Body>;
+type Answer = BoxFuture<'static, Result<Response, Infallible>>;
+
+impl Service<http::Request<axum::body::Body>> for Services {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = futures::future::MapOk<Answer, fn(Response) -> Response>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<axum::body::Body>) -> Self::Future {
+        let member = self.0.clone();
+        let service = request.uri().path().split('/').nth(1).unwrap_or_default();
+        let answer = match service {
+            pb::kv_server::SERVICE_NAME => {
+                let limit = member.config.flags.max_request_bytes + OVERHEAD;
+                pb::kv_server::KvServer::from_arc(member).max_decoding_message_size(limit).call(request)
+            }
+            pb::watch_server::SERVICE_NAME => pb::watch_server::WatchServer::from_arc(member).call(request),
+            pb::lease_server::SERVICE_NAME => pb::lease_server::LeaseServer::from_arc(member).call(request),
+            pb::cluster_server::SERVICE_NAME => {
+                pb::cluster_server::ClusterServer::from_arc(member).call(request)
+            }
+            pb::maintenance_server::SERVICE_NAME => {
+                pb::maintenance_server::MaintenanceServer::from_arc(member).call(request)
+            }
+            pb::auth_server::SERVICE_NAME => pb::auth_server::AuthServer::from_arc(member).call(request),
+            pb::health::health_server::SERVICE_NAME => {
+                pb::health::health_server::HealthServer::from_arc(member).call(request)
+            }
+            unknown => {
+                let refused = Status::unimplemented(format!("unknown service {unknown}")).into_http();
+                std::future::ready(Ok(refused)).boxed()
+            }
+        };
+        answer.map_ok(in_etcds_words)
+    }
+}
+
 /// A message too large to be read is refused in the words of gRPC's Go library, which etcd's clients know: tonic has
 /// a code and a text of its own.
-async fn in_etcds_words(mut response: Response) -> Response {
-    let status = Status::from_header_map(response.headers());
+fn in_etcds_words(mut response: Response) -> Response {
+    // What went well says so at its end.
+    let status = match response.headers().contains_key(Status::GRPC_STATUS) {
+        true => Status::from_header_map(response.headers()),
+        false => None,
+    };
     if let Some(text) = status.and_then(|status| too_large(status.message())) {
         // The text consists of what headers may have.
         let _ = Status::resource_exhausted(text).add_header(response.headers_mut());
