@@ -222,7 +222,7 @@ impl Node {
             if at <= pulse.durable().max(*noted.get_or_insert(at)) {
                 continue;
             }
-            match self.hand_over(Some(next)).await {
+            match self.hand_over(next).await {
                 Ok(()) => tracing::warn!(to = format!("{next:x}"), "the disk stalls: handed over leadership"),
                 Err(error) => {
                     tracing::warn!(%error, "the disk stalls, and leadership could not be handed over")
@@ -338,16 +338,8 @@ impl Node {
         work::blocking(move || machine.range(&query)).await.flatten().map_err(NodeError::Disk)
     }
 
-    /// Gives leadership to another member, the one that has most of the log if none is named.
-    pub(crate) async fn hand_over(&self, to: Option<u64>) -> Result<(), NodeError> {
-        use openraft::async_runtime::watch::WatchReceiver;
-        let metrics = self.local.raft.metrics().borrow_watched().clone();
-        let replication = metrics.replication.unwrap_or_default();
-        // A learner cannot take it, and a leader that has begun to hand over takes no more writes.
-        let mut voters = self.local.voters();
-        voters.remove(&self.local.id);
-        let furthest = replication.iter().filter(|(id, _)| voters.contains(id)).max_by_key(|(_, log)| **log);
-        let Some(to) = to.or(furthest.map(|(id, _)| *id)) else { return Ok(()) };
+    /// Gives leadership to another member. From then on this one takes no more writes.
+    pub(crate) async fn hand_over(&self, to: u64) -> Result<(), NodeError> {
         let failed = |error: &dyn std::fmt::Display| NodeError::Failed(error.to_string());
         self.local.raft.trigger().transfer_leader(to).await.map_err(|error| failed(&error))?;
         let mut leaders = self.leadership();

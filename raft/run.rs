@@ -416,9 +416,11 @@ async fn leave(
     tasks: &TaskTracker,
     archive: Option<Archiver>,
 ) -> Result<(), Error> {
-    if node.leader() == Some(node.local.id) {
-        match node.hand_over(None).await {
-            Ok(()) => tracing::info!("handed over leadership"),
+    if let Some((next, _)) = node.local.successor(|_| true)
+        && node.leader() == Some(node.local.id)
+    {
+        match node.hand_over(next).await {
+            Ok(()) => tracing::info!(to = format!("{next:x}"), "handed over leadership"),
             Err(error) => tracing::warn!(%error, "could not hand over leadership before the stop"),
         }
     }

@@ -197,7 +197,7 @@ async fn give_way(node: &Node) {
     let look = node.local.machine.look(move |state| state.alarms.iter().filter_map(full).collect::<Vec<_>>());
     let Ok(full) = look.await else { return };
     let Some((next, _)) = node.local.successor(|id| !full.contains(&id)) else { return };
-    match node.hand_over(Some(next)).await {
+    match node.hand_over(next).await {
         Ok(()) => tracing::warn!(to = format!("{next:x}"), "the disk is full: handed over leadership"),
         Err(error) => tracing::warn!(%error, "the disk is full, and leadership could not be handed over"),
     }

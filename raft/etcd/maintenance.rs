@@ -197,7 +197,7 @@ impl pb::maintenance_server::Maintenance for Member {
             return Err(errors::BAD_TRANSFEREE.into());
         }
         if target != self.config.id {
-            self.node.hand_over(Some(target)).await?;
+            self.node.hand_over(target).await?;
         }
         Ok(Response::new(pb::MoveLeaderResponse { header: self.header_now() }))
     }

@@ -167,8 +167,9 @@ impl Client {
         while !self.quiet() {
             self.think(5000).await;
             if !self.quiet() && self.server.node.leader() == Some(self.server.config.id) {
+                let Some((next, _)) = self.server.node.local.successor(|_| true) else { continue };
                 self.world.count("hand-overs");
-                let _ = self.server.node.hand_over(None).await;
+                let _ = self.server.node.hand_over(next).await;
             }
         }
     }
