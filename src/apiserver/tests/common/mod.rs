@@ -5,6 +5,10 @@
 
 pub mod cases;
 pub mod input;
+#[path = "../../../../raft/tests/ports.rs"]
+mod ports;
+
+pub(crate) use ports::free_port;
 
 use apiserver::{Flags, run_on, store::Kv};
 use clap::Parser;
@@ -173,11 +177,6 @@ pub fn nobody(api: &Api) -> Client {
     let mut config = config(&api.url);
     config.root_cert = Some(pem_to_der(&std::fs::read(api.folder().join("ca.crt")).unwrap()));
     Client::try_from(config).unwrap()
-}
-
-/// A port that nobody listens on now.
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Refusals are what the tests look at: nothing asks again by itself.
