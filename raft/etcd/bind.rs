@@ -10,12 +10,13 @@ use serve::Tls;
 use std::{
     convert::Infallible,
     io,
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::mpsc,
 };
@@ -34,6 +35,8 @@ const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(2), Duration::from
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Bytes that a message may have besides the request that is limited, as in etcd.
 const OVERHEAD: usize = 512 << 10;
+/// Bytes that are sent together; more are sent at once.
+const TOGETHER: usize = 16 << 10;
 /// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -177,19 +180,24 @@ async fn accept(listener: TcpListener, tls: Option<Arc<Tls>>, connections: mpsc:
 
 async fn open(stream: TcpStream, tls: Option<Arc<Tls>>) -> io::Result<Connection> {
     stream.set_nodelay(true)?;
-    Ok(match tls {
-        None => Connection(Box::new(stream)),
-        Some(tls) => {
-            Connection(Box::new(tokio_rustls::TlsAcceptor::from(tls.current()).accept(stream).await?))
-        }
-    })
+    let stream: Box<dyn Bytes> = match tls {
+        None => Box::new(stream),
+        Some(tls) => Box::new(tokio_rustls::TlsAcceptor::from(tls.current()).accept(stream).await?),
+    };
+    Ok(Connection { stream: BufWriter::with_capacity(TOGETHER, stream), waited: false })
 }
 
 trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
 
-/// A client's connection, encrypted or not.
-struct Connection(Box<dyn Bytes>);
+/// A client's connection, encrypted or not. What is to be sent waits until all that can run now has had its turn: then
+/// the answers to many requests, or a change that many watch, go out together. A connection's task would come first
+/// otherwise, and send each of them by itself.
+struct Connection {
+    stream: BufWriter<Box<dyn Bytes>>,
+    /// The others have had their turn.
+    waited: bool,
+}
 
 impl Connected for Connection {
     type ConnectInfo = ();
@@ -198,34 +206,35 @@ impl Connected for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
-    ) -> std::task::Poll<io::Result<()>> {
-        std::pin::Pin::new(&mut self.0).poll_read(context, buffer)
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
         bytes: &[u8],
-    ) -> std::task::Poll<io::Result<usize>> {
-        std::pin::Pin::new(&mut self.0).poll_write(context, bytes)
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
-    fn poll_flush(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<io::Result<()>> {
-        std::pin::Pin::new(&mut self.0).poll_flush(context)
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.stream.buffer().is_empty() && !std::mem::replace(&mut self.waited, true) {
+            // A task that wakes itself comes last.
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        self.waited &= flushed.is_pending();
+        flushed
     }
 
-    fn poll_shutdown(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<io::Result<()>> {
-        std::pin::Pin::new(&mut self.0).poll_shutdown(context)
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
