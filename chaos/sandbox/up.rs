@@ -232,7 +232,7 @@ fn check(root: &Path, name: &str, spec: &Spec) -> Result<Layout> {
         return Err(Error::PortTaken { port: spec.port });
     }
     let free = free(root)?;
-    if free < ROOM {
+    if !running && free < ROOM {
         return Err(Error::DiskFull { folder: text(root), free, least: ROOM });
     }
     Ok(layout)
