@@ -144,12 +144,16 @@ impl Leader {
     }
 
     /// The voter, other than `this`, that answers and has most of the log of those that `such` accepts, and the last
-    /// entry it has. It lacks little: while it gets the rest nobody leads.
-    fn successor(&self, this: u64, such: impl Fn(u64) -> bool) -> Option<(u64, u64)> {
+    /// entry it has.
+    fn furthest(&self, this: u64, such: impl Fn(u64) -> bool) -> Option<(u64, u64)> {
         let voters = self.voters().into_iter();
         let others = voters.filter(|id| *id != this && self.alive.contains(id) && such(*id));
-        let at = others.map(|id| (id, self.matched.get(&id).copied().unwrap_or_default()));
-        at.filter(|(_, at)| at + CAUGHT_UP >= self.last).max_by_key(|(_, at)| *at)
+        others.map(|id| (id, self.matched.get(&id).copied().unwrap_or_default())).max_by_key(|(_, at)| *at)
+    }
+
+    /// The same, if it lacks little: while it gets the rest nobody leads.
+    fn successor(&self, this: u64, such: impl Fn(u64) -> bool) -> Option<(u64, u64)> {
+        self.furthest(this, such).filter(|(_, at)| at + CAUGHT_UP >= self.last)
     }
 
     /// The group's step for a change; `None` when it is done already.
@@ -293,6 +297,11 @@ impl Local {
         self.as_leader().successor(self.id, such)
     }
 
+    /// To whom this member hands leadership, if it leads, when it has to: as [`Leader::furthest`].
+    pub(crate) fn furthest(&self) -> Option<u64> {
+        self.as_leader().furthest(self.id, |_| true).map(|(next, _)| next)
+    }
+
     /// A leader that is to go hands over first; the next one removes it.
     async fn step_down(&self) -> Reply {
         if let Some((next, _)) = self.successor(|_| true) {
@@ -390,6 +399,12 @@ mod tests {
         check(&[1, 2, 3, 4], 0, Some((2, 990)));
         check(&[1, 2, 3, 4], 2, None);
         check(&[1, 3, 4], 0, None);
+        assert_eq!(
+            leader(&[1, 3, 4], 1000).furthest(1, |_| true),
+            Some((3, 5)),
+            "when it has to be somebody"
+        );
+        assert_eq!(leader(&[1, 4], 1000).furthest(1, |_| true), None, "a learner cannot lead");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! Keeps true: a member takes part only with a data directory that is its own and whole; a member whose data was lost
 //! comes back under another number or not at all; openraft, its timers and the peers' connections run on a thread of
-//! their own, so that no client's request delays a heartbeat; a leader that is stopped hands over first.
+//! their own, so that no client's request delays a heartbeat; a leader that is stopped hands over first, if somebody
+//! answers.
 
 use crate::{
     archive::Archiver,
@@ -416,12 +417,13 @@ async fn leave(
     tasks: &TaskTracker,
     archive: Option<Archiver>,
 ) -> Result<(), Error> {
-    if let Some((next, _)) = node.local.successor(|_| true)
-        && node.leader() == Some(node.local.id)
-    {
-        match node.hand_over(next).await {
-            Ok(()) => tracing::info!(to = format!("{next:x}"), "handed over leadership"),
-            Err(error) => tracing::warn!(%error, "could not hand over leadership before the stop"),
+    if node.leader() == Some(node.local.id) {
+        match node.local.furthest() {
+            None => tracing::info!("nobody answers that could lead"),
+            Some(next) => match node.hand_over(next).await {
+                Ok(()) => tracing::info!(to = format!("{next:x}"), "handed over leadership"),
+                Err(error) => tracing::warn!(%error, "could not hand over leadership before the stop"),
+            },
         }
     }
     inside.cancel();

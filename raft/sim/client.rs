@@ -167,7 +167,7 @@ impl Client {
         while !self.quiet() {
             self.think(5000).await;
             if !self.quiet() && self.server.node.leader() == Some(self.server.config.id) {
-                let Some((next, _)) = self.server.node.local.successor(|_| true) else { continue };
+                let Some(next) = self.server.node.local.furthest() else { continue };
                 self.world.count("hand-overs");
                 let _ = self.server.node.hand_over(next).await;
             }
