@@ -17,7 +17,7 @@ fn config() -> impl bincode::config::Config {
     bincode::config::standard().with_limit::<LIMIT>()
 }
 
-/// Bytes that a thread keeps for its next value.
+/// Bytes that a thread keeps for its next value, at most.
 const SCRATCH: usize = 1 << 20;
 
 thread_local! {
@@ -33,6 +33,7 @@ pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
         bincode::serde::encode_into_std_write(value, bytes, bincode::config::standard())
             .expect("values of this crate are plain data and memory does not refuse writes");
         let exact = bytes.clone();
+        bytes.clear();
         bytes.shrink_to(SCRATCH);
         exact
     })

@@ -135,18 +135,22 @@ impl Keys {
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(&mut History) -> bool) {
         let mut kept: Vec<Chunk> = Vec::new();
         for mut chunk in std::mem::take(&mut self.chunks) {
+            let before = chunk.items.len();
             chunk.items.retain_mut(|(_, history)| keep(history));
+            if chunk.items.len() < before {
+                chunk.head();
+            }
             match kept.last_mut() {
                 _ if chunk.items.is_empty() => {}
                 Some(last) if last.items.len() + chunk.items.len() <= CHUNK / 2 => {
                     last.items.append(&mut chunk.items);
                     last.alive += chunk.alive;
                     last.newest = last.newest.max(chunk.newest);
+                    last.head();
                 }
                 _ => kept.push(chunk),
             }
         }
-        kept.iter_mut().for_each(Chunk::head);
         self.chunks = kept;
         self.head();
     }

@@ -141,7 +141,7 @@ impl Machine {
 
     /// Whether a reader would not have to wait now.
     pub(crate) fn is_idle(&self) -> bool {
-        self.inner.try_read().is_ok()
+        self.inner.try_read().is_ok() && self.removing.try_read().is_ok()
     }
 
     /// Remembers that nothing can be applied any more.

@@ -25,7 +25,8 @@ const RETRY: Duration = Duration::from_millis(10);
 const LOOK: Duration = Duration::from_millis(50);
 /// How often the leader looks for leases whose time is over.
 const LEASES: Duration = Duration::from_millis(100);
-/// Values that are read on the threads that serve clients: a page of a list in Kubernetes, some tenths of a millisecond.
+/// Values that are read on the threads that serve clients, at most: a page of a list in Kubernetes. In memory that is some
+/// tenths of a millisecond, from a disk a few.
 const FEW: usize = 500;
 
 /// Why a request got no answer.

@@ -151,11 +151,11 @@ pub(crate) fn find(index: &Index, query: &Range, at: i64) -> Found {
     Found { places, count: i64::try_from(count).unwrap_or(i64::MAX), more }
 }
 
-/// How many values a query reads at most, if it says so.
+/// How many values a query reads at most, if that can be told; not of the past, where keys are counted one by one.
 pub(crate) fn most(query: &Range) -> Option<usize> {
     match limit(query) {
         _ if query.end.is_empty() => Some(1),
-        limit if query.sort.is_none() && !filtered(query) => limit,
+        limit if query.revision <= 0 && query.sort.is_none() && !filtered(query) => limit,
         _ => None,
     }
 }

@@ -45,6 +45,11 @@ pub(crate) fn encode(kv: &KeyValue) -> Vec<u8> {
     bytes
 }
 
+/// Whether bytes from the disk are a record of this version; errors are those of [`decode`].
+pub(crate) fn check(bytes: &[u8]) -> io::Result<()> {
+    message(bytes).map(drop)
+}
+
 /// From the disk; `Unsupported` for another version, `InvalidData` for anything else.
 pub(crate) fn decode(bytes: &[u8]) -> io::Result<KeyValue> {
     KeyValue::decode(message(bytes)?).map_err(invalid)
@@ -66,18 +71,23 @@ fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Er
 }
 
 /// Copies records from the disk, many into one piece of memory.
-#[derive(Default)]
 pub(crate) struct Reader {
     piece: BytesMut,
+    size: usize,
 }
 
 impl Reader {
+    /// For so many records.
+    pub(crate) fn new(records: usize) -> Self {
+        Self { piece: BytesMut::new(), size: if records > 1 { PIECE } else { 0 } }
+    }
+
     /// A record that lies on the disk as these bytes. Errors are those of [`decode`], but what the message says is not
     /// looked at.
     pub(crate) fn read(&mut self, bytes: &[u8]) -> io::Result<Record> {
         let message = message(bytes)?;
         if self.piece.capacity() - self.piece.len() < message.len() {
-            self.piece = BytesMut::with_capacity(PIECE.max(message.len()));
+            self.piece = BytesMut::with_capacity(self.size.max(message.len()));
         }
         self.piece.extend_from_slice(message);
         Ok(Record(self.piece.split().freeze()))
@@ -118,12 +128,12 @@ mod tests {
             assert!(decode(bytes).is_err(), "{bytes:?}");
         }
         assert_eq!(decode(&[1, 1, b'k']).unwrap_err().kind(), io::ErrorKind::Unsupported);
-        assert!(Reader::default().read(&[1]).is_err());
+        assert!(Reader::new(1).read(&[1]).is_err());
     }
 
     #[test]
     fn records_are_read_as_they_were_written() {
-        let mut reader = Reader::default();
+        let mut reader = Reader::new(8);
         let sizes = [0, 1, PIECE / 3, PIECE / 2, PIECE / 2, PIECE - 9, 3 * PIECE, 5];
         let kvs = sizes.map(|size| KeyValue { value: vec![b'x'; size].into(), ..sample() });
         let records: Vec<Record> = kvs.iter().map(|kv| reader.read(&encode(kv)).unwrap()).collect();

@@ -31,7 +31,7 @@ impl Values for Disk<'_> {
         let near = |pair: &&[usize]| revisions[pair[1]].main - revisions[pair[0]].main <= 1;
         let dense = order.windows(2).filter(near).count() * 4 >= order.len() * 3;
         let mut records = vec![None; revisions.len()];
-        let mut reader = Reader::default();
+        let mut reader = Reader::new(revisions.len());
         let keep = |at: usize, value: Option<&[u8]>| {
             records[order[at]] = value.map(|bytes| reader.read(bytes)).transpose()?;
             Ok(())

@@ -8,6 +8,7 @@ use super::BackupError;
 use crate::{
     codec,
     image::{KV, META, STATE, Saved, TIME},
+    record,
     snapshot::{self, Items},
 };
 use bytes::Bytes;
@@ -116,7 +117,10 @@ impl SnapshotFile {
         self.each(|part, items| {
             for (key, value) in &items {
                 match (part, key.as_ref()) {
-                    (KV, _) => status.keys += 1,
+                    (KV, _) => {
+                        record::check(value)?;
+                        status.keys += 1;
+                    }
                     (META, STATE) => (has_state, status.saved) = (true, codec::decode(value)?),
                     (META, TIME) => status.time = codec::decode(value)?,
                     _ => {}

@@ -35,8 +35,10 @@ const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(2), Duration::from
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Bytes that a message may have besides the request that is limited, as in etcd.
 const OVERHEAD: usize = 512 << 10;
-/// Bytes that are sent together; more are sent at once.
-const TOGETHER: usize = 16 << 10;
+/// Bytes in line on a connection, at most; two of HTTP/2's frames.
+const LINE: usize = 32 << 10;
+/// With fewer than these a connection gives way; a whole frame goes at once.
+const LITTLE: usize = LINE / 2;
 /// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -184,18 +186,18 @@ async fn open(stream: TcpStream, tls: Option<Arc<Tls>>) -> io::Result<Connection
         None => Box::new(stream),
         Some(tls) => Box::new(tokio_rustls::TlsAcceptor::from(tls.current()).accept(stream).await?),
     };
-    Ok(Connection { stream: BufWriter::with_capacity(TOGETHER, stream), waited: false })
+    Ok(Connection { stream: BufWriter::with_capacity(LINE, stream), waited: false })
 }
 
 trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
 
-/// A client's connection, encrypted or not. What is to be sent waits until all that can run now has had its turn: then
+/// A client's connection, encrypted or not. When it has little to send it lets all that can run now have a turn first: then
 /// the answers to many requests, or a change that many watch, go out together. A connection's task would come first
 /// otherwise, and send each of them by itself.
 struct Connection {
     stream: BufWriter<Box<dyn Bytes>>,
-    /// The others have had their turn.
+    /// It has given way for what is to be sent.
     waited: bool,
 }
 
@@ -224,7 +226,8 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.stream.buffer().is_empty() && !std::mem::replace(&mut self.waited, true) {
+        let there = self.stream.buffer().len();
+        if (1..LITTLE).contains(&there) && !std::mem::replace(&mut self.waited, true) {
             // A task that wakes itself comes last.
             context.waker().wake_by_ref();
             return Poll::Pending;
