@@ -180,7 +180,10 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::{LEASE, MEMBER};
+    use crate::{
+        command::KeyValue,
+        image::{LEASE, MEMBER},
+    };
     use proptest::prelude::*;
 
     fn write(items: &[(&'static str, Items)]) -> tempfile::NamedTempFile {
@@ -216,7 +219,22 @@ mod tests {
     fn parts() -> impl Strategy<Value = Vec<(&'static str, Items)>> {
         let bytes = || prop::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from);
         let items = prop::collection::vec((bytes(), bytes()), 1..20);
-        prop::collection::vec((prop::sample::select(vec![KV, LEASE, MEMBER]), items), 0..20)
+        let part = (prop::sample::select(vec![KV, LEASE, MEMBER]), items);
+        prop::collection::vec(part.prop_map(|(part, items)| (part, records(part, items))), 0..20)
+    }
+
+    /// The items, as records where these belong.
+    fn records(part: &str, items: Items) -> Items {
+        let record = |value| record::encode(&KeyValue { value, ..KeyValue::default() }).into();
+        let item = |(key, value)| (key, if part == KV { record(value) } else { value });
+        items.into_iter().map(item).collect()
+    }
+
+    #[test]
+    fn records_of_another_version_are_not_taken_for_whole() {
+        let old = (KV, vec![(Bytes::from_static(b"123456789012"), Bytes::from_static(&[1, 1, b'k']))]);
+        let refused = SnapshotFile::open(write(&[old, state()]).path(), false).err().unwrap();
+        assert!(format!("{refused:?}").contains("record version 1 is not known"), "{refused:?}");
     }
 
     proptest! {
