@@ -60,7 +60,8 @@ pub(crate) fn active(demo: &Demo, role: &str) -> String {
 pub(crate) fn masters_poweroff(demo: &Demo) {
     let first = stores::leader(demo);
     lose(demo, &first, "the store leader's");
-    let second = ["m1", "m2", "m3"].into_iter().find(|m| *m != first).expect("there are three");
+    let next = stores::leader(demo);
+    let second = ["m1", "m2", "m3"].into_iter().find(|m| *m != first && *m != next).expect("there are three");
     lose(demo, second, "another");
     demo.wait_nodes(&["w1", "w2"]);
     demo.wait_web(3, "");
