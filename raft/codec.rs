@@ -64,7 +64,7 @@ fn invalid(text: String) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::{Alarm, AlarmKind, Command, Compare, Comparison, Op, Put, Target, Txn};
+    use crate::command::{Alarm, AlarmKind, Command, Compare, Comparison, KeyValue, Op, Put, Target, Txn};
     use bytes::Bytes;
 
     fn hex(bytes: &[u8]) -> String {
@@ -73,6 +73,16 @@ mod tests {
 
     #[test]
     fn formats_are_frozen() {
+        // As peers send it; on the disk it is another, `record.rs`.
+        let record = KeyValue {
+            key: Bytes::from_static(b"k"),
+            value: Bytes::from_static(b"v"),
+            create: 2,
+            modified: 300,
+            version: 3,
+            lease: 7,
+        };
+        assert_eq!(hex(&encode(&record)), "01016b017604fb5802060e");
         let put = Put { key: Bytes::from_static(b"k"), value: Bytes::from_static(b"v"), ..Put::default() };
         let txn = Command::Txn(Txn {
             compare: vec![Compare {

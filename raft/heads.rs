@@ -6,10 +6,10 @@
 
 use std::{cmp::Ordering, ops::Range};
 
-/// Of sorted keys: how many bytes all begin with, and the eight bytes after that of each.
+/// Of sorted keys: what all begin with, and the eight bytes after that of each.
 #[derive(Default)]
 pub(crate) struct Heads {
-    prefix: usize,
+    prefix: Vec<u8>,
     heads: Vec<u64>,
 }
 
@@ -24,8 +24,8 @@ fn head(key: &[u8], from: usize) -> u64 {
     }
 }
 
-fn common(a: &[u8], b: &[u8]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+fn common(a: &[u8], b: &[u8]) -> Vec<u8> {
+    a.iter().zip(b).take_while(|(a, b)| a == b).map(|(byte, _)| *byte).collect()
 }
 
 impl Heads {
@@ -34,29 +34,27 @@ impl Heads {
         let (first, last) =
             (keys.clone().next().unwrap_or_default(), keys.clone().next_back().unwrap_or_default());
         let prefix = common(first, last);
-        Self { prefix, heads: keys.map(|key| head(key, prefix)).collect() }
+        Self { heads: keys.map(|key| head(key, prefix.len())).collect(), prefix }
     }
 
-    /// Takes in a key at its place; `first` is another one of them. `false` if it does not
-    /// begin as all the others do: then these are to be made anew.
-    pub(crate) fn insert(&mut self, place: usize, key: &[u8], first: &[u8]) -> bool {
-        let fits = !self.heads.is_empty() && key.get(..self.prefix) == first.get(..self.prefix);
+    /// Takes in a key at its place. `false` if it does not begin as all the others do: then these are to be made anew.
+    pub(crate) fn insert(&mut self, place: usize, key: &[u8]) -> bool {
+        let fits = !self.heads.is_empty() && key.starts_with(&self.prefix);
         if fits {
-            self.heads.insert(place, head(key, self.prefix));
+            self.heads.insert(place, head(key, self.prefix.len()));
         }
         fits
     }
 
-    /// The places where a key may be, or between which it belongs: all before are less, all after are greater. `first`
-    /// is the first of the keys.
-    pub(crate) fn narrow(&self, key: &[u8], first: &[u8]) -> Range<usize> {
+    /// The places where a key may be, or between which it belongs: all before are less, all after are greater.
+    pub(crate) fn narrow(&self, key: &[u8]) -> Range<usize> {
         let all = self.heads.len();
-        let begins = &key[..key.len().min(self.prefix)];
-        match begins.cmp(first.get(..self.prefix).unwrap_or_default()) {
+        let begins = &key[..key.len().min(self.prefix.len())];
+        match begins.cmp(&self.prefix) {
             Ordering::Less => 0..0,
             Ordering::Greater => all..all,
             Ordering::Equal => {
-                let head = head(key, self.prefix);
+                let head = head(key, self.prefix.len());
                 let from = self.heads.partition_point(|other| *other < head);
                 let same = self.heads[from..].partition_point(|other| *other == head);
                 from..from + same
@@ -79,16 +77,13 @@ mod tests {
             let mut heads = made(&keys);
             for key in added {
                 let Err(place) = keys.binary_search(&key) else { continue };
-                let first = keys.first().cloned();
                 keys.insert(place, key);
-                let fits = first.is_some_and(|first| heads.insert(place, &keys[place].0, &first.0));
-                if !fits {
+                if !heads.insert(place, &keys[place].0) {
                     heads = made(&keys);
                 }
             }
             for key in keys.iter().chain(&sought) {
-                let first = keys.first().map_or(&[][..], |first| &first.0);
-                let found = heads.narrow(&key.0, first);
+                let found = heads.narrow(&key.0);
                 prop_assert!(keys[..found.start].iter().all(|other| other < key));
                 prop_assert!(keys[found.end..].iter().all(|other| other > key));
             }

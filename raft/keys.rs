@@ -37,21 +37,20 @@ impl Chunk {
         let first = items.first().map(|(key, _)| key.clone()).unwrap_or_default();
         let alive = items.iter().filter(|(_, history)| history.live().is_some()).count();
         let newest = items.iter().map(|(_, history)| history.newest()).max().unwrap_or_default();
-        let heads = Heads::new(items.iter().map(|(key, _)| key.as_ref()));
-        Self { first, items, heads, alive, newest }
+        let mut chunk = Self { first, items, heads: Heads::default(), alive, newest };
+        chunk.head();
+        chunk
     }
 
     /// Where a key is, or where it belongs.
     fn find(&self, key: &[u8]) -> Result<usize, usize> {
-        let first = self.items.first().map(|(key, _)| key.as_ref()).unwrap_or_default();
-        let near = self.heads.narrow(key, first);
+        let near = self.heads.narrow(key);
         let found = self.items[near.clone()].binary_search_by(|(other, _)| other.as_ref().cmp(key));
         found.map(|at| near.start + at).map_err(|at| near.start + at)
     }
 
     fn insert(&mut self, at: usize, key: &[u8]) {
-        let first = self.items.first().map(|(key, _)| key.as_ref()).unwrap_or_default();
-        let known = self.heads.insert(at, key, first);
+        let known = self.heads.insert(at, key);
         // A copy: the key given may be a piece of a whole request.
         self.items.insert(at, (Bytes::copy_from_slice(key), History::default()));
         if !known {
@@ -111,8 +110,7 @@ impl Keys {
         chunk.newest = chunk.newest.max(main);
         if new && chunk.items.len() > CHUNK {
             let second = chunk.split(at);
-            let first = self.chunks.get(1).map(|chunk| chunk.first.as_ref()).unwrap_or_default();
-            let known = self.heads.insert(number, &second.first, first);
+            let known = self.heads.insert(number, &second.first);
             self.chunks.insert(number + 1, second);
             if !known {
                 self.head();
@@ -162,8 +160,7 @@ impl Keys {
     /// The chunk that a key belongs to.
     fn chunk_of(&self, key: &[u8]) -> usize {
         let Some((_, later)) = self.chunks.split_first() else { return 0 };
-        let first = later.first().map(|chunk| chunk.first.as_ref()).unwrap_or_default();
-        let near = self.heads.narrow(key, first);
+        let near = self.heads.narrow(key);
         near.start + later[near].partition_point(|chunk| chunk.first.as_ref() <= key)
     }
 

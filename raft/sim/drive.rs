@@ -10,7 +10,7 @@ use super::{
     member,
     world::{Op, SEATS, World, name},
 };
-use crate::etcd::Member;
+use crate::{etcd::Member, record::Record};
 use std::{
     fmt::{self, Display, Formatter},
     path::Path,
@@ -232,9 +232,8 @@ fn agreed(world: &World) -> Result<(), String> {
             return Err(format!("{} has another hash than others: {hash:?}, {first:?}", name(seat)));
         }
         let (_, found) = machine.range(&everything()).map_err(|error| error.to_string())?;
-        let found: Vec<_> = found.iter().flat_map(|found| &found.kvs).collect();
-        let found = found.iter().map(|record| record.open()).collect::<Result<Vec<_>, _>>();
-        let found = found.map_err(|error| error.to_string())?;
+        let records = found.iter().flat_map(|found| &found.kvs).map(Record::open);
+        let found = records.collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
         if !last.values().map(|kv| (&kv.key, &kv.value)).eq(found.iter().map(|kv| (&kv.key, &kv.value))) {
             return Err(format!("{} holds {found:?} instead of {last:?}", name(seat)));
         }

@@ -56,7 +56,7 @@ pub(crate) fn active(demo: &Demo, role: &str) -> String {
     .0
 }
 
-/// The leader's master goes while a client writes; then, the first being back, another one.
+/// The leader's master goes while a client writes; then, the first being back, one that does not lead.
 pub(crate) fn masters_poweroff(demo: &Demo) {
     let first = stores::leader(demo);
     lose(demo, &first, "the store leader's");
